@@ -1,0 +1,298 @@
+"""ResNet in torchvision's layout, with frozen or trainable batch norm, and the deep-stem variant R101c."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kmaskformer.backbones.features import FEATURES
+from kmaskformer.layers.convolution import Convolution, strided_size
+
+NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+STEM_CHANNELS = {"basic": 64, "deep": 128}
+
+
+@keras.saving.register_keras_serializable(package="kmaskformer")
+class ResNet(keras.layers.Layer):
+    """Residual network that returns four feature maps.
+
+    `ResNet(50)` and `ResNet(101)` take torchvision's weights; `ResNet(101, stem="deep", multi_grid=(1, 2, 4))` is the
+    R101c of DeepLab, which the Cityscapes models use.
+
+    Args:
+        depth: 18, 34 (two 3x3 convolutions a block), 50 or 101 (bottleneck blocks, stride in the 3x3).
+        norm: `frozen` for pretrained weights, `batch` for training from scratch.
+        stem: `basic` (7x7) or `deep` (three 3x3).
+        multi_grid: Dilation of the 3x3 convolution of each res5 block. The first must be 1: it has the stride.
+        frozen_stages: Number of parts, counted from the stem on, that are not trained: 1 = stem, 2 = stem and res2.
+        name: Name of the layer.
+
+    Raises:
+        ValueError: If an argument is not one of the values above.
+
+    References:
+        - [Deep Residual Learning for Image Recognition](https://arxiv.org/abs/1512.03385)
+        - [Rethinking Atrous Convolution](https://arxiv.org/abs/1706.05587), multi-grid
+    """
+
+    def __init__(
+        self,
+        depth: int = 50,
+        norm: str = "frozen",
+        stem: str = "basic",
+        multi_grid: tuple[int, ...] = (1, 1, 1),
+        frozen_stages: int = 0,
+        name: str = "backbone",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        _check_arguments(depth, norm, stem, multi_grid, frozen_stages)
+        self.depth, self.norm, self.stem_kind = depth, norm, stem
+        self.multi_grid, self.frozen_stages = tuple(multi_grid), frozen_stages
+        self.stem = ResNetStem(stem, norm, name="stem", dtype=self.dtype_policy)
+        self.res2, self.res3, self.res4, self.res5 = (self._make_stage(index) for index in range(4))
+        for part in [self.stem, *self._stages()][:frozen_stages]:
+            part.trainable = False
+
+    @property
+    def feature_channels(self) -> dict[str, int]:
+        """Number of channels of each feature map."""
+        return {name: stage.filters for name, stage in zip(FEATURES, self._stages(), strict=True)}
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        shape = input_shape
+        for part in [self.stem, *self._stages()]:
+            part.build(shape)
+            shape = part.compute_output_shape(shape)
+
+    def call(self, images: Any, training: bool | None = None) -> dict[str, Any]:
+        """Features of images.
+
+        Args:
+            images: `(batch, height, width, 3)`, normalised.
+            training: Whether `batch` norms use and update batch statistics.
+
+        Returns:
+            `res2`, `res3`, `res4`, `res5`: `(batch, height/s, width/s, channels)` with s = 4, 8, 16, 32, sides rounded
+            up.
+        """
+        x = self.stem(images)
+        features = {}
+        for name, stage in zip(FEATURES, self._stages(), strict=True):
+            x = features[name] = stage(x)
+        return features
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> dict[str, tuple[int | None, ...]]:
+        shape, shapes = self.stem.compute_output_shape(input_shape), {}
+        for name, stage in zip(FEATURES, self._stages(), strict=True):
+            shape = shapes[name] = stage.compute_output_shape(shape)
+        return shapes
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "depth": self.depth,
+            "norm": self.norm,
+            "stem": self.stem_kind,
+            "multi_grid": list(self.multi_grid),
+            "frozen_stages": self.frozen_stages,
+        }
+
+    def _stages(self) -> list[ResNetStage]:
+        return [self.res2, self.res3, self.res4, self.res5]
+
+    def _make_stage(self, index: int) -> ResNetStage:
+        bottleneck = self.depth >= 50
+        num_blocks = NUM_BLOCKS[self.depth][index]
+        return ResNetStage(
+            width=64 * 2**index,
+            strides=1 if index == 0 else 2,
+            dilations=self.multi_grid if bottleneck and index == 3 else (1,) * num_blocks,
+            bottleneck=bottleneck,
+            norm=self.norm,
+            name=FEATURES[index],
+            dtype=self.dtype_policy,
+        )
+
+
+@keras.saving.register_keras_serializable(package="kmaskformer")
+class ResNetStem(keras.layers.Layer):
+    """First layers of a ResNet: images to a quarter of their size, 64 (`basic`) or 128 channels (`deep`)."""
+
+    def __init__(self, kind: str = "basic", norm: str = "frozen", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.kind, self.norm = kind, norm
+        # filters, kernel size, strides
+        layers = [(64, 7, 2)] if kind == "basic" else [(64, 3, 2), (64, 3, 1), (STEM_CHANNELS["deep"], 3, 1)]
+        self.convolutions = [
+            Convolution(*layer, norm=norm, activation="relu", name=f"conv{index}", dtype=self.dtype_policy)
+            for index, layer in enumerate(layers, start=1)
+        ]
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        for convolution in self.convolutions:
+            convolution.build(input_shape)
+            input_shape = convolution.compute_output_shape(input_shape)
+
+    def call(self, images: Any) -> Any:
+        """`(batch, height, width, 3)` to `(batch, height/4, width/4, channels)`."""
+        x = images
+        for convolution in self.convolutions:
+            x = convolution(x)
+        x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=float("-inf"))
+        return ops.max_pool(x, pool_size=3, strides=2, padding="valid", data_format="channels_last")
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        for convolution in self.convolutions:
+            input_shape = convolution.compute_output_shape(input_shape)
+        batch, height, width, channels = input_shape
+        return (batch, strided_size(height, 2), strided_size(width, 2), channels)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "kind": self.kind, "norm": self.norm}
+
+
+@keras.saving.register_keras_serializable(package="kmaskformer")
+class ResNetStage(keras.layers.Layer):
+    """Residual blocks of one resolution, named "0", "1", ...
+
+    Args:
+        width: Channels of the 3x3 convolutions.
+        strides: Step of the first block.
+        dilations: Dilation of the 3x3 convolution of each block, as many as there are blocks.
+        bottleneck: Whether blocks are 1x1, 3x3, 1x1 (output 4 * width) or 3x3, 3x3 (output width).
+        norm: `frozen` or `batch`.
+    """
+
+    def __init__(
+        self, width: int, strides: int, dilations: tuple[int, ...], bottleneck: bool, norm: str, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.width, self.strides, self.dilations = width, strides, tuple(dilations)
+        self.bottleneck, self.norm = bottleneck, norm
+        self.filters = width * 4 if bottleneck else width
+        self.blocks = [
+            ResidualBlock(
+                width,
+                strides=strides if index == 0 else 1,
+                dilation=dilation,
+                bottleneck=bottleneck,
+                norm=norm,
+                name=str(index),
+                dtype=self.dtype_policy,
+            )
+            for index, dilation in enumerate(self.dilations)
+        ]
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        for block in self.blocks:
+            block.build(input_shape)
+            input_shape = block.compute_output_shape(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        """`(batch, height, width, channels)` to `(batch, height/strides, width/strides, filters)`."""
+        x = inputs
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        batch, height, width, _ = input_shape
+        return (batch, strided_size(height, self.strides), strided_size(width, self.strides), self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "strides": self.strides,
+            "dilations": list(self.dilations),
+            "bottleneck": self.bottleneck,
+            "norm": self.norm,
+        }
+
+
+@keras.saving.register_keras_serializable(package="kmaskformer")
+class ResidualBlock(keras.layers.Layer):
+    """`relu(x + f(x))` with f of two 3x3 convolutions, or of 1x1, 3x3, 1x1; see `ResNetStage` for the arguments.
+
+    Where x and f(x) differ in size or channels, x goes through a strided 1x1 convolution, `shortcut`.
+    """
+
+    def __init__(self, width: int, strides: int, dilation: int, bottleneck: bool, norm: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.width, self.strides, self.dilation = width, strides, dilation
+        self.bottleneck, self.norm = bottleneck, norm
+        self.filters = width * 4 if bottleneck else width
+        # filters, kernel size, strides, dilation, activation
+        branch = [(width, 3, strides, dilation, "relu"), (width, 3, 1, dilation, None)]
+        if bottleneck:
+            branch = [(width, 1, 1, 1, "relu"), (width, 3, strides, dilation, "relu"), (self.filters, 1, 1, 1, None)]
+        self.branch = [self._convolution(f"conv{index}", *arguments) for index, arguments in enumerate(branch, start=1)]
+        self.shortcut = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        if self.strides > 1 or input_shape[-1] != self.filters:
+            self.shortcut = self._convolution("shortcut", self.filters, 1, self.strides, 1, None)
+            self.shortcut.build(input_shape)
+        for convolution in self.branch:
+            convolution.build(input_shape)
+            input_shape = convolution.compute_output_shape(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        """`(batch, height, width, channels)` to `(batch, height/strides, width/strides, filters)`."""
+        x = inputs
+        for convolution in self.branch:
+            x = convolution(x)
+        shortcut = inputs if self.shortcut is None else self.shortcut(inputs)
+        return ops.relu(x + shortcut)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        batch, height, width, _ = input_shape
+        return (batch, strided_size(height, self.strides), strided_size(width, self.strides), self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "strides": self.strides,
+            "dilation": self.dilation,
+            "bottleneck": self.bottleneck,
+            "norm": self.norm,
+        }
+
+    def _convolution(
+        self, name: str, filters: int, kernel_size: int, strides: int, dilation: int, activation: str | None
+    ) -> Convolution:
+        return Convolution(
+            filters,
+            kernel_size,
+            strides=strides,
+            dilation=dilation,
+            norm=self.norm,
+            activation=activation,
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+
+def _check_arguments(depth: int, norm: str, stem: str, multi_grid: tuple[int, ...], frozen_stages: int) -> None:
+    choices = (
+        ("depth", depth, tuple(NUM_BLOCKS)),
+        ("norm", norm, ("frozen", "batch")),
+        ("stem", stem, tuple(STEM_CHANNELS)),
+        ("frozen_stages", frozen_stages, tuple(range(6))),
+    )
+    for argument, value, allowed in choices:
+        if value not in allowed:
+            raise ValueError(f"`{argument}` of a ResNet must be one of {allowed}. Received: {argument}={value!r}")
+    if len(multi_grid) != 3 or multi_grid[0] != 1:
+        raise ValueError(
+            f"`multi_grid` must be three dilations, the first of them 1. Received: multi_grid={tuple(multi_grid)}"
+        )
+    if depth < 50 and any(dilation != 1 for dilation in multi_grid):
+        raise ValueError(
+            f"`multi_grid` needs a ResNet with bottleneck blocks (depth 50 or 101). Received: depth={depth}, "
+            f"multi_grid={tuple(multi_grid)}"
+        )

@@ -1,0 +1,288 @@
+"""From a configuration to objects: the only reader of `config.py`.
+
+A choice among implementations is a dict in this file; there is no registry.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from kmaskformer import config as configs
+from kmaskformer.backbones.resnet import ResNet
+from kmaskformer.backbones.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinTransformer
+from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
+from kmaskformer.losses.matcher import HungarianMatcher
+from kmaskformer.losses.set_criterion import SetCriterion
+from kmaskformer.models.maskformer import MaskFormer
+from kmaskformer.models.pixel_decoder import FPNPixelDecoder, TransformerFPNPixelDecoder
+from kmaskformer.models.transformer_decoder import QueryDecoder
+from kmaskformer.structures import DatasetInfo
+from kmaskformer.training.optimizer import SGD, AdamW
+from kmaskformer.training.schedules import WarmupMultiStep, WarmupPoly
+
+if TYPE_CHECKING:  # TensorFlow is imported by the functions that need it, so that a JAX user can build a model.
+    import tensorflow as tf
+
+RESNETS = {
+    "resnet18": {"depth": 18},
+    "resnet34": {"depth": 34},
+    "resnet50": {"depth": 50},
+    "resnet101": {"depth": 101},
+    "resnet101c": {"depth": 101, "stem": "deep", "multi_grid": (1, 2, 4)},
+}
+SWINS = {"swin_tiny": SWIN_TINY, "swin_small": SWIN_SMALL, "swin_base": SWIN_BASE, "swin_large": SWIN_LARGE}
+
+
+def build_model(config: configs.ModelConfig, dataset_info: DatasetInfo | None = None) -> MaskFormer:
+    """A built model.
+
+    Args:
+        config: The `model` section of a configuration.
+        dataset_info: Names, colours and things of the classes.
+
+    Returns:
+        The model, with all weights created, and read from `config.weights` where that is set.
+
+    Raises:
+        ValueError: If `dataset_info` has another number of classes than the model.
+        FileNotFoundError: If `config.weights` names no file.
+    """
+    model = MaskFormer(
+        backbone=_build_backbone(config.backbone, config.precision),
+        pixel_decoder=_build_pixel_decoder(config.pixel_decoder, config.precision),
+        transformer_decoder=QueryDecoder(**vars(config.transformer_decoder), dtype=config.precision),
+        num_classes=config.num_classes,
+        deep_supervision=config.deep_supervision,
+        size_divisibility=config.size_divisibility,
+        pixel_mean=config.pixel_mean,
+        pixel_std=config.pixel_std,
+        dataset_info=dataset_info,
+        dtype=config.precision,
+        name="maskformer",
+    )
+    model.build((None, None, None, 3))
+    if config.weights:
+        load_weights(model, config.weights)
+    return model
+
+
+def load_weights(model: keras.Model, path: str | Path) -> None:
+    """Set a model's weights from a `.weights.h5` or `.keras` file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file has another format or does not fit the model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file")
+    if not path.name.endswith((".weights.h5", ".keras")):
+        raise ValueError(f"{path}: weights must be a .weights.h5 or .keras file")
+    try:
+        model.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(f"{path}: these weights do not fit the configured model: {error}") from error
+
+
+def build_criterion(config: configs.LossConfig) -> SetCriterion:
+    """The loss, from the `loss` section of a configuration."""
+    matcher = HungarianMatcher(
+        cost_class=config.cost_class, cost_mask=config.cost_mask, cost_dice=config.cost_dice, solver=config.matcher
+    )
+    return SetCriterion(
+        weights={
+            "loss_ce": config.cross_entropy_weight,
+            "loss_mask": config.mask_weight,
+            "loss_dice": config.dice_weight,
+        },
+        matcher=matcher,
+        no_object_weight=config.no_object_weight,
+        deep_supervision=config.deep_supervision,
+        ce_normalization=config.ce_normalization,
+    )
+
+
+def build_optimizer(config: configs.OptimizerConfig) -> keras.optimizers.Optimizer:
+    """The optimizer with its schedule, from the `optimizer` section of a configuration.
+
+    Raises:
+        ValueError: If the schedule needs a number of steps and has none (`load_config` fills it in).
+    """
+    options = {
+        "learning_rate": _build_schedule(config),
+        "weight_decay": config.weight_decay,
+        "backbone_multiplier": config.backbone_multiplier,
+        "clip_norm": config.clip_norm or None,
+    }
+    return AdamW(**options) if config.name == "adamw" else SGD(**options, momentum=config.momentum)
+
+
+def build_reader(config: configs.DataConfig, split: str) -> Any:
+    """The reader of one split, `train` or `val`.
+
+    Raises:
+        ValueError: If there is no such split, or the files are not what the configuration says.
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f'`split` must be "train" or "val". Received: split={split!r}')
+    readers: dict[str, Callable[[configs.DataConfig, configs.SplitConfig], Any]] = {
+        "shapes": _shapes_reader,
+        "semantic_folder": _semantic_folder_reader,
+        "instance_folder": _instance_folder_reader,
+        "coco_panoptic": _coco_panoptic_reader,
+    }
+    return readers[config.source](config, getattr(config, split))
+
+
+def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0) -> tf.data.Dataset:
+    """The batches of a split, from the `data` section of a configuration.
+
+    Args:
+        config: The section.
+        split: `train` gives endless augmented batches with targets at the images' size; `val` each image once, with
+            its whole truth at its original size.
+        first_batch: Where to start, to go on with an interrupted run; `train` only.
+
+    Returns:
+        A dataset of `(ModelInputs, Targets)` with the attributes `dataset_info` and `steps_per_epoch`.
+    """
+    from kmaskformer.data import pipeline
+
+    reader = build_reader(config, split)
+    if split == "val":
+        return pipeline.evaluation_dataset(
+            reader,
+            shortest_edge=config.test_shortest_edge,
+            longest_edge=config.test_longest_edge if config.test_shortest_edge else 0,
+            batch_size=config.test_batch_size,
+            workers=config.workers,
+        )
+    augmentation = config.augmentation
+    return pipeline.training_dataset(
+        reader,
+        build_transforms(augmentation),
+        batch_size=config.batch_size,
+        image_size=tuple(augmentation.crop) or None,
+        max_segments=config.max_segments,
+        min_area=1 if augmentation.drop_empty_segments else 0,
+        seed=config.seed,
+        cache=config.cache,
+        first_batch=first_batch,
+        workers=config.workers,
+    )
+
+
+def build_transforms(config: configs.AugmentationConfig) -> list[Callable[..., Any]]:
+    """The training transforms in the order in which they act."""
+    from kmaskformer.data import transforms
+
+    chain: list[Callable[..., Any]] = []
+    if config.shortest_edges:
+        sizes, longest = list(config.shortest_edges), config.longest_edge
+        chain.append(functools.partial(transforms.resize_shortest_edge, sizes=sizes, longest_edge=longest))
+    if config.scale_range:
+        low, high = config.scale_range
+        chain.append(functools.partial(transforms.random_scale, low=low, high=high, stretch=config.stretch))
+    if config.crop:
+        chain.append(functools.partial(transforms.random_crop, size=tuple(config.crop)))
+    if config.color:
+        chain.append(transforms.ssd_color)
+    if config.quarter_turns:
+        chain.append(transforms.random_quarter_turn)
+    if config.horizontal_flip:
+        chain.append(transforms.random_flip)
+    if config.vertical_flip:
+        chain.append(functools.partial(transforms.random_flip, vertical=True))
+    if config.crop:
+        chain.append(functools.partial(transforms.pad, size=tuple(config.crop)))
+    return chain
+
+
+def build_evaluators(config: configs.EvaluationConfig) -> list[Any]:
+    """The evaluators, from the `evaluation` section of a configuration; `evaluate` tells them the label space."""
+    builders: dict[str, Callable[[], Any]] = {
+        "semantic": lambda: SemanticEvaluator(
+            inference=config.inference, restore="masks" if config.before_inference else "scores"
+        ),
+        "panoptic": lambda: PanopticEvaluator(
+            object_mask_threshold=config.object_mask_threshold,
+            overlap_threshold=config.overlap_threshold,
+            inference=config.inference,
+        ),
+    }
+    return [builders[metric]() for metric in config.metrics]
+
+
+def _build_backbone(config: configs.BackboneConfig, precision: str) -> keras.layers.Layer:
+    if config.name in RESNETS:
+        return ResNet(**RESNETS[config.name], norm=config.norm, dtype=precision)
+    return SwinTransformer(**SWINS[config.name], drop_path_rate=config.drop_path_rate, dtype=precision)
+
+
+def _build_pixel_decoder(config: configs.PixelDecoderConfig, precision: str) -> keras.layers.Layer:
+    options = dict(vars(config), dtype=precision)
+    if options.pop("name") == "transformer_fpn":
+        return TransformerFPNPixelDecoder(**options)
+    return FPNPixelDecoder(config.conv_dim, config.mask_dim, config.norm, dtype=precision)
+
+
+def _build_schedule(config: configs.OptimizerConfig) -> Any:
+    schedule = config.schedule
+    warmup = {"warmup_steps": schedule.warmup_steps, "warmup_factor": schedule.warmup_factor}
+    if schedule.name == "poly":
+        return WarmupPoly(config.learning_rate, schedule.total_steps, schedule.power, **warmup)
+    milestones = schedule.milestones if schedule.name == "multistep" else ()
+    return WarmupMultiStep(config.learning_rate, milestones, schedule.gamma, **warmup)
+
+
+def _shapes_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.synthetic import Shapes
+
+    count = min(split.count, split.limit or math.inf)
+    return Shapes(int(count), image_size=config.image_size, seed=split.seed)
+
+
+def _semantic_folder_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.semantic_folder import SemanticFolder
+
+    return SemanticFolder(split.images, split.labels, _read_info(config), root=config.root, limit=split.limit)
+
+
+def _instance_folder_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.instance_folder import InstanceFolder
+
+    return InstanceFolder(
+        split.images,
+        split.labels,
+        _read_info(config),
+        root=config.root,
+        background=config.background or None,
+        class_divisor=config.class_divisor,
+        limit=split.limit,
+    )
+
+
+def _coco_panoptic_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.coco_panoptic import CocoPanoptic
+
+    info = _read_info(config) if config.classes or config.class_names else None
+    return CocoPanoptic(split.images, split.labels, split.annotations, info, root=config.root, limit=split.limit)
+
+
+def _read_info(config: configs.DataConfig) -> DatasetInfo:
+    from kmaskformer.data.info import read_info
+
+    if not config.classes and not config.class_names:
+        raise ValueError(
+            f"data.source {config.source} needs the classes: set data.classes to a JSON or CSV file under data.root, "
+            "or data.class_names to a list of names"
+        )
+    source = Path(config.root) / config.classes if config.classes else list(config.class_names)
+    ignore_value = None if config.ignore_value < 0 else config.ignore_value
+    return read_info(source, name=Path(config.root).name, things=config.thing_names, ignore_value=ignore_value)

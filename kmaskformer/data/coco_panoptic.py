@@ -1,0 +1,184 @@
+"""Reader of the COCO panoptic format: a JSON with segment tables, and PNGs with segment ids."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kmaskformer.data import images as image_files
+from kmaskformer.data.info import read_info
+from kmaskformer.structures import VOID, DatasetInfo, Sample
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """One annotated image; `ids` are in increasing order, `labels` and `is_crowd` in the same."""
+
+    image: Path
+    labels_png: Path
+    image_id: str
+    ids: np.ndarray
+    labels: np.ndarray
+    is_crowd: np.ndarray
+
+
+class CocoPanoptic:
+    """COCO panoptic images: things and stuff, with crowds.
+
+    Args:
+        images: Folder of the images; their names are those in the JSON. If the JSON does not list images, a pattern
+            with `{image_id}`, such as `"leftImg8bit/{image_id}_leftImg8bit.png"`.
+        labels: Folder of the panoptic PNGs.
+        annotations: The JSON file.
+        info: The label space; by default that of the JSON's categories, contiguous ids in the order of the ids.
+        root: Folder to which the paths refer.
+        limit: Only the first `limit` images, in the order of the annotations; 0 for all.
+
+    Raises:
+        FileNotFoundError: If the JSON, a PNG or an image is missing.
+        ValueError: If the JSON is damaged, repeats an id or names an unknown category.
+
+    Example:
+        >>> reader = CocoPanoptic("val2017", "panoptic_val2017", "panoptic_val2017.json", root="/data/coco")
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        labels: str | Path,
+        annotations: str | Path,
+        info: DatasetInfo | None = None,
+        root: str | Path = ".",
+        limit: int = 0,
+    ) -> None:
+        self._path = Path(root) / annotations
+        content = _load_json(self._path)
+        self.info = info or _info(content, self._path)
+        self._contiguous = {dataset_id: index for index, dataset_id in enumerate(self.info.dataset_ids)}
+        rows = content["annotations"]
+        self._refuse_repeated("image id", [row["image_id"] for row in rows])
+        file_names = self._file_names(content.get("images", []))
+        rows = rows[:limit] if limit else rows
+        self._entries = [self._entry(row, Path(root), str(images), str(labels), file_names) for row in rows]
+        if not self._entries:
+            raise ValueError(f"{self._path}: the dataset is empty, `annotations` holds no image.")
+        self._require_files()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self._entries[index]
+        image, id_map = image_files.read_pair(entry.image, entry.labels_png, image_files.read_panoptic_ids)
+        return Sample(
+            image=image,
+            segment_map=self._segment_map(id_map, entry),
+            labels=entry.labels,
+            is_crowd=entry.is_crowd,
+            image_id=entry.image_id,
+        )
+
+    def _file_names(self, rows: list[dict[str, Any]]) -> dict[Any, str]:
+        self._refuse_repeated("image id in `images`", [row["id"] for row in rows])
+        return {row["id"]: row["file_name"] for row in rows}
+
+    def _entry(self, row: dict, root: Path, images: str, labels: str, file_names: dict[Any, str]) -> _Entry:
+        image_id, segments = row["image_id"], sorted(row["segments_info"], key=lambda segment: segment["id"])
+        self._refuse_repeated(f"segment id of image {image_id}", [segment["id"] for segment in segments])
+        unknown = sorted({segment["category_id"] for segment in segments} - set(self._contiguous))
+        if unknown:
+            raise ValueError(
+                f"{self._path}: image {image_id} has segments of unknown categories. Received: category_id {unknown}; "
+                f"'{self.info.name}' has {self.info.num_classes} categories. Add them to `categories`."
+            )
+        return _Entry(
+            image=root / self._image_name(image_id, images, file_names),
+            labels_png=root / labels / row["file_name"],
+            image_id=str(image_id),
+            ids=np.asarray([segment["id"] for segment in segments], np.int32),
+            labels=np.asarray([self._contiguous[segment["category_id"]] for segment in segments], np.int32),
+            is_crowd=np.asarray([segment.get("iscrowd", 0) for segment in segments], bool),
+        )
+
+    def _image_name(self, image_id: Any, images: str, file_names: dict[Any, str]) -> str:
+        if "{image_id}" in images:
+            return images.replace("{image_id}", str(image_id))
+        if image_id not in file_names:
+            raise ValueError(
+                f"{self._path}: `images` must list every annotated image. Received: an annotation of image "
+                f"{image_id}, which is not listed. Add it, or give `images` as a pattern with {{image_id}}."
+            )
+        return str(Path(images) / file_names[image_id])
+
+    def _segment_map(self, id_map: np.ndarray, entry: _Entry) -> np.ndarray:
+        """Replaces segment ids by rows of the table; id 0 is void."""
+        ids = np.concatenate([[0], entry.ids]).astype(np.int32)
+        rows = np.searchsorted(ids, id_map).clip(max=len(ids) - 1)
+        strangers = id_map[ids[rows] != id_map]
+        if strangers.size:
+            raise ValueError(
+                f"{entry.labels_png}: every segment id must be in the table of image {entry.image_id} in {self._path}. "
+                f"Received: ids {np.unique(strangers)[:10].tolist()} ({strangers.size} pixels) that are not. "
+                "PNG and JSON do not belong together, or the PNG was resized with interpolation."
+            )
+        absent = entry.ids[np.bincount(rows.ravel(), minlength=len(ids))[1:] == 0]
+        if absent.size:
+            raise ValueError(
+                f"{entry.labels_png}: every segment of image {entry.image_id} in {self._path} must have pixels. "
+                f"Received: no pixel of ids {absent[:10].tolist()}. PNG and JSON do not belong together, or the PNG "
+                "was resized."
+            )
+        return rows.astype(np.int32) + VOID
+
+    def _refuse_repeated(self, kind: str, values: list[Any]) -> None:
+        repeated = [value for value, count in collections.Counter(values).items() if count > 1]
+        if repeated:
+            raise ValueError(f"{self._path}: {kind} must occur once. Received more than once: {repeated[:10]}.")
+
+    def _require_files(self) -> None:
+        for kind, paths in (
+            ("image", [entry.image for entry in self._entries]),
+            ("panoptic PNG", [entry.labels_png for entry in self._entries]),
+        ):
+            missing = [path for path in paths if not path.is_file()]
+            if missing:
+                raise FileNotFoundError(
+                    f"{self._path} names {len(missing)} {kind} file(s) that do not exist, first: {missing[0]}. "
+                    "Add the files or correct the folder."
+                )
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such annotation file. Check `root` and `annotations`.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error}).") from error
+    rows = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or any("segments_info" not in row for row in rows):
+        raise ValueError(
+            f"{path}: a COCO panoptic file must have `annotations`, each with `segments_info`. Received: "
+            f"{sorted(content) if isinstance(content, dict) else type(content).__name__}. "
+            "Instance files (`instances_*.json`) are another format."
+        )
+    return content
+
+
+def _info(content: dict[str, Any], path: Path) -> DatasetInfo:
+    categories = content.get("categories")
+    if not categories or any("isthing" not in category for category in categories):
+        raise ValueError(
+            f"{path}: every category must have `id`, `name` and `isthing`. Received: "
+            f"{next((c for c in categories or [] if 'isthing' not in c), 'no categories')}. "
+            "Complete the file or pass `info`."
+        )
+    try:
+        return read_info(categories, name=path.stem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

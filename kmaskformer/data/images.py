@@ -1,0 +1,176 @@
+"""Image files and label maps, decoded with Pillow.
+
+Images come out upright, RGB and uint8 whatever the file holds; label maps come out as the numbers they store. Every
+failure is a `ValueError` (or `FileNotFoundError`) that names the file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+ImageSource = str | os.PathLike | bytes
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by the value of its EXIF orientation tag."""
+
+
+def read_image(source: ImageSource) -> np.ndarray:
+    """Reads an image as people see it in a viewer.
+
+    The EXIF orientation is applied, grey and palette images become RGB, alpha is dropped, the first frame is taken of
+    an animation. 16-bit grey is brought to 8 bits by the same factor for every image of a bit depth: values up to 255
+    are kept, up to 4095 are taken for 12 bits, all others for 16.
+
+    Args:
+        source: Path of the file, or the file's bytes.
+
+    Returns:
+        `(height, width, 3)` uint8 RGB.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read as an image.
+    """
+    return _decode_image(source)[0]
+
+
+def read_label_map(source: ImageSource) -> np.ndarray:
+    """Reads a map of class or instance ids: 8-bit, 16-bit or palette PNG (the palette's indices), or 32-bit TIFF.
+
+    Returns:
+        `(height, width)` int32, the stored numbers.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, holds colours instead of ids, or was compressed with loss.
+    """
+    image = _open(source, "label map")
+    if image.format in ("JPEG", "WEBP"):
+        raise ValueError(
+            f"{_name(source)}: a label map must be stored without loss, as PNG. Received: {image.format}, whose "
+            "compression changes ids at borders. Save the original labels as PNG."
+        )
+    if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+        raise ValueError(
+            f"{_name(source)}: a label map must have one channel that holds ids. Received: a {image.mode} image, "
+            "whose pixels are colours. Convert each colour to its class id and save an 8-bit grey or palette PNG."
+        )
+    return np.asarray(image).astype(np.int32)
+
+
+def read_panoptic_ids(source: ImageSource) -> np.ndarray:
+    """Reads a COCO panoptic PNG: `(height, width)` int32 of `R + 256 G + 65536 B`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read or is not RGB.
+    """
+    image = _open(source, "panoptic PNG")
+    if image.mode not in ("RGB", "RGBA"):
+        raise ValueError(
+            f"{_name(source)}: a COCO panoptic PNG must be RGB, segment id = R + 256 G + 65536 B. "
+            f"Received: mode {image.mode}. Give the folder of the panoptic PNGs, not of semantic labels."
+        )
+    # Four bytes per pixel are one little-endian number whose highest byte, alpha, is masked out.
+    numbers = np.asarray(image.convert("RGBA")).view("<u4")[..., 0]
+    return (numbers & 0xFFFFFF).astype(np.int32)
+
+
+def read_pair(image_path: str | Path, map_path: str | Path, read_map=read_label_map) -> tuple[np.ndarray, np.ndarray]:
+    """Reads an image with its map, aligned.
+
+    A map of an EXIF-rotated image may have been drawn on the upright image or on the stored pixels. The size tells;
+    where both fit (a square image, or upside down), the map is taken to belong to the upright image that viewers show.
+
+    Args:
+        image_path: The image.
+        map_path: Its label map.
+        read_map: Reads the map's file to `(height, width)` int32.
+
+    Returns:
+        `(height, width, 3)` uint8 image and `(height, width)` int32 map.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file cannot be read or the sizes differ.
+    """
+    image, orientation = _decode_image(image_path)
+    segment_map = read_map(map_path)
+    if segment_map.shape == image.shape[:2]:
+        return image, segment_map
+    if orientation >= 5 and segment_map.shape == image.shape[1::-1]:
+        upright = Image.fromarray(segment_map).transpose(_TRANSPOSE[orientation])
+        return image, np.asarray(upright)
+    raise ValueError(
+        f"Image and label map must have the same size. Received: {image_path} with height {image.shape[0]}, width "
+        f"{image.shape[1]}, and {map_path} with height {segment_map.shape[0]}, width {segment_map.shape[1]}. "
+        "Resize the one that is wrong (labels without interpolation), or correct the pattern that pairs them."
+    )
+
+
+def _decode_image(source: ImageSource) -> tuple[np.ndarray, int]:
+    """`(height, width, 3)` uint8 upright image and the EXIF orientation (1..8) that the file had."""
+    image = _open(source, "image")
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = orientation if orientation in _TRANSPOSE else 1
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "F":
+        raise ValueError(
+            f"{_name(source)}: images must hold whole numbers. Received: a floating-point image, whose range is "
+            "unknown. Save it with 8 or 16 bits per channel."
+        )
+    if image.mode.startswith("I"):
+        return _grey_to_rgb(np.asarray(image), source), orientation
+    # A palette's transparency goes through RGBA; a plain conversion would warn and lose it.
+    image = image.convert("RGBA") if image.mode in ("P", "PA") else image
+    return np.asarray(image.convert("RGB")), orientation
+
+
+def _grey_to_rgb(grey: np.ndarray, source: ImageSource) -> np.ndarray:
+    """16-bit `(height, width)` to `(height, width, 3)` uint8."""
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 65535:
+        raise ValueError(
+            f"{_name(source)}: grey values must lie in 0..65535. Received: {low}..{high}. Save the image with 16 bits."
+        )
+    full = 255 if high <= 255 else 4095 if high <= 4095 else 65535
+    scaled = np.round(grey.astype(np.float32) * (255.0 / full)).astype(np.uint8)
+    return np.repeat(scaled[..., None], 3, axis=-1)
+
+
+def _open(source: ImageSource, kind: str) -> Image.Image:
+    """The first frame, fully decoded, so that a truncated file is found here."""
+    if not isinstance(source, bytes) and not os.path.isfile(source):
+        raise FileNotFoundError(f"{_name(source)}: no such {kind} file. Check the path.")
+    try:
+        image = Image.open(io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes()))
+        image.load()
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{_name(source)}: cannot be read as {kind}: its content is in no known image format. "
+            "Give an image file, or take it out of the dataset."
+        ) from error
+    # Pillow's decoders raise many kinds of errors on broken files, SyntaxError and struct.error among them.
+    except Exception as error:
+        raise ValueError(
+            f"{_name(source)}: cannot be read as {kind} ({type(error).__name__}: {error}). "
+            "The file is damaged, incomplete or no image: get it again or take it out of the dataset."
+        ) from error
+    return image
+
+
+def _name(source: ImageSource) -> str:
+    return f"<{len(source)} bytes>" if isinstance(source, bytes) else str(source)

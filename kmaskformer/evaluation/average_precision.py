@@ -1,0 +1,114 @@
+"""Average precision of instance masks, computed by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kmaskformer.evaluation.files import info_of_categories, read_instances, read_json
+from kmaskformer.evaluation.mean_iou import mean_or_nan
+
+SCORE_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""The official tool's twelve figures, in its order; s, m, l are small, medium and large objects."""
+
+
+def coco_average_precision(
+    truth: str | Path | Mapping[str, Any],
+    predictions: str | Path | Sequence[Mapping[str, Any]],
+    kind: str = "segm",
+) -> dict[str, float]:
+    """COCO's twelve figures, and AP per class.
+
+    Args:
+        truth: COCO instance JSON, or its content.
+        predictions: COCO result JSON, or its list of results.
+        kind: `segm` compares masks, `bbox` boxes.
+
+    Returns:
+        `AP`, `AP50`, ... as in `SCORE_NAMES`, and `AP/<name>`, in 0..1; NaN where there is nothing to find.
+
+    Raises:
+        ImportError: If pycocotools is not installed.
+        ValueError: If `kind` is unknown, or results name unknown images.
+    """
+    if kind not in ("segm", "bbox"):
+        raise ValueError(f"`kind` must be segm or bbox. Received: kind={kind!r}")
+    coco_class, evaluation_class = _pycocotools()
+    content = read_json(truth) if isinstance(truth, str | Path) else truth
+    results = read_instances(predictions) if isinstance(predictions, str | Path) else list(predictions)
+    _check(content, results, kind)
+    if not results:
+        return _nothing_found(content)
+    # The official tool reports its progress on standard output.
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = coco_class()
+        reference.dataset = dict(content)
+        reference.createIndex()
+        evaluation = evaluation_class(reference, reference.loadRes([dict(r) for r in results]), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return _scores(evaluation, content)
+
+
+def _scores(evaluation: Any, content: Mapping[str, Any]) -> dict[str, float]:
+    scores = {name: _defined(value) for name, value in zip(SCORE_NAMES, evaluation.stats, strict=True)}
+    # Axes: IoU thresholds, recalls, classes (by ascending category id), areas (first: all), detections (last: 100).
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    for index, name in enumerate(info_of_categories(content["categories"]).class_names):
+        values = precision[:, :, index]
+        scores[f"AP/{name}"] = mean_or_nan(values[values > -1])
+    return scores
+
+
+def _nothing_found(content: Mapping[str, Any]) -> dict[str, float]:
+    """Scores of an empty result list, which the official tool refuses: 0 for every class that is there to find."""
+    annotations = [a for a in content["annotations"] if not a.get("iscrowd", 0)]
+    scores = dict.fromkeys(SCORE_NAMES, 0.0 if annotations else float("nan"))
+    present = {annotation["category_id"] for annotation in annotations}
+    info = info_of_categories(content["categories"])
+    for name, category_id in zip(info.class_names, info.dataset_ids, strict=True):
+        scores[f"AP/{name}"] = 0.0 if category_id in present else float("nan")
+    return scores
+
+
+def _check(content: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str) -> None:
+    check_instance_truth(content)
+    unknown = {r["image_id"] for r in results} - {image["id"] for image in content["images"]}
+    if unknown:
+        raise ValueError(f"Results name images that the truth does not have: {sorted(unknown, key=str)[:5]}")
+    field = "segmentation" if kind == "segm" else "bbox"
+    lacking = sum(field not in r and not (kind == "bbox" and "segmentation" in r) for r in results)
+    if lacking:
+        raise ValueError(f"Every result must have `{field}` to compare {kind}. Received: {lacking} results without")
+
+
+def check_instance_truth(content: Any) -> None:
+    """Raises a `ValueError` unless the content is that of a COCO instance JSON."""
+    keys = sorted(content) if isinstance(content, Mapping) else type(content).__name__
+    if not {"images", "annotations", "categories"} <= set(keys):
+        raise ValueError(
+            f"Truth must be a COCO instance JSON with `images`, `annotations` and `categories`. Received: {keys}"
+        )
+    if any("segments_info" in annotation for annotation in content["annotations"]):
+        raise ValueError("Truth must be a COCO instance JSON. Received: a panoptic JSON; score it as panoptic")
+
+
+def _defined(value: float) -> float:
+    return float(value) if value > -1 else float(np.nan)
+
+
+def _pycocotools() -> tuple[Any, Any]:
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ImportError(
+            "Average precision needs pycocotools, which is not installed. Install it: pip install 'kmaskformer[coco]'"
+        ) from error
+    return COCO, COCOeval

@@ -1,0 +1,292 @@
+"""Evaluators: from a model's outputs for one image, and that image's truth, to named scores.
+
+An evaluator works in two steps. `predict` turns outputs into small integer maps at the image's original size; it is
+written in `keras.ops`, so that it runs compiled on the accelerator. `update` counts in NumPy. The state between
+images is of constant size.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from keras import ops
+
+from kmaskformer.evaluation.mean_iou import MeanIoU
+from kmaskformer.evaluation.panoptic_quality import PanopticQuality, SegmentTable
+from kmaskformer.inference.general import general_panoptic, general_semantic
+from kmaskformer.inference.panoptic import panoptic_inference
+from kmaskformer.inference.restore import Size, restore_mask_logits, restore_pixel_logits
+from kmaskformer.inference.semantic import semantic_inference, semantic_scores
+from kmaskformer.structures import VOID, DatasetInfo
+
+INFERENCES = ("default", "general")
+
+
+class ImageOutputs:
+    """A model's outputs for one image, and the sizes that lead back to the original.
+
+    Args:
+        outputs: `ModelOutputs` with a batch of 1: `class_logits` and `mask_logits`, or a per-pixel model's `logits`.
+        padded_size: Size of the batch inside the model, after padding.
+        image_size: Size of the image within it.
+        output_size: The image's original size, which predictions shall have.
+    """
+
+    def __init__(self, outputs: Mapping[str, Any], padded_size: Size, image_size: Size, output_size: Size) -> None:
+        self.outputs = outputs
+        self.padded_size = padded_size
+        self.image_size = image_size
+        self.output_size = output_size
+
+    @functools.cached_property
+    def restored_mask_logits(self) -> Any:
+        """`(1, queries, height, width)` mask logits at the original size; computed once for all evaluators."""
+        return restore_mask_logits(self["mask_logits"], self.padded_size, self.image_size, self.output_size)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.outputs
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.outputs:
+            raise ValueError(
+                f"This evaluator needs a model with `{key}` among its outputs. Received: {sorted(self.outputs)}; "
+                "per-pixel models have semantic scores only."
+            )
+        return self.outputs[key]
+
+
+class Truth(NamedTuple):
+    """Ground truth of one image in NumPy, at its original size.
+
+    `segment_map`: `(height, width)` int32, index into the table or -1. `labels`: `(segments,)` int32 contiguous class
+    ids. `is_crowd`, `valid`: `(segments,)` bool; rows that are not valid are padding. `image_id`: for messages.
+    """
+
+    segment_map: np.ndarray
+    labels: np.ndarray
+    is_crowd: np.ndarray
+    valid: np.ndarray
+    image_id: str
+
+    @classmethod
+    def of_batch(cls, targets: Mapping[str, np.ndarray], index: int) -> Truth:
+        """One image of the evaluation targets (`structures.Targets`) of a batch."""
+        height, width = targets["original_size"][index]
+        image_id = targets["image_id"][index]
+        return cls(
+            segment_map=targets["segment_map"][index, :height, :width],
+            labels=targets["labels"][index],
+            is_crowd=targets["is_crowd"][index].astype(bool),
+            valid=targets["valid"][index].astype(bool),
+            image_id=image_id.decode() if isinstance(image_id, bytes) else str(image_id),
+        )
+
+    def semantic_map(self) -> np.ndarray:
+        """`(height, width)` class ids, -1 where a pixel is in no segment; crowd segments have their class."""
+        labels = np.where(self.valid, self.labels, VOID)
+        # -1 in the map reads the last entry.
+        return np.append(labels, VOID)[self.segment_map]
+
+    def panoptic(self) -> tuple[np.ndarray, SegmentTable]:
+        """`(height, width)` segment ids from 1, 0 = void, and their table."""
+        rows = np.flatnonzero(self.valid)
+        return self.segment_map + 1, SegmentTable.from_columns(rows + 1, self.labels[rows], self.is_crowd[rows])
+
+
+class Evaluator(Protocol):
+    """What `evaluate` asks of an evaluator; `name` is the first part of its scores' names."""
+
+    name: str
+
+    def bind(self, info: DatasetInfo) -> None:
+        """Learns the label space and forgets all images."""
+
+    def reset(self) -> None:
+        """Forgets all images."""
+
+    def predict(self, outputs: ImageOutputs) -> dict[str, Any]:
+        """Predictions for one image as tensors without a batch axis; written in `keras.ops`, compiled by the caller."""
+
+    def update(self, predictions: Mapping[str, np.ndarray], truth: Truth) -> None:
+        """Counts one image; `predictions` are those of `predict`, in NumPy."""
+
+    def result(self) -> dict[str, float]:
+        """Scores of all images so far, named `name/score` or `name/score/class`."""
+
+
+class _MetricEvaluator:
+    """An evaluator around one streaming metric."""
+
+    name: str
+    metric_class: type
+
+    def __init__(self, inference: str) -> None:
+        if inference not in INFERENCES:
+            raise ValueError(f"`inference` must be one of {INFERENCES}. Received: inference={inference!r}")
+        self.inference = inference
+        self._metric: Any = None
+        self._info: DatasetInfo | None = None
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The label space that `bind` gave."""
+        self._check_bound()
+        return self._info
+
+    @property
+    def metric(self) -> Any:
+        """The streaming metric, for its counts."""
+        self._check_bound()
+        return self._metric
+
+    def bind(self, info: DatasetInfo) -> None:
+        """Learns the label space and forgets all images."""
+        self._info = info
+        self._metric = self.metric_class.from_info(info)
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self.metric.reset()
+
+    def merge(self, other: _MetricEvaluator) -> None:
+        """Adds the images that another evaluator of this kind has seen."""
+        self.metric.merge(other.metric)
+
+    def result(self) -> dict[str, float]:
+        """Scores of all images so far, named `name/score` or `name/score/class`."""
+        return {f"{self.name}/{key}": value for key, value in self.metric.result().items()}
+
+    def _check_bound(self) -> None:
+        if self._info is None:
+            raise ValueError(f"The {self.name} evaluator knows no classes yet; call bind(dataset_info) first.")
+
+
+class SemanticEvaluator(_MetricEvaluator):
+    """mIoU and its relatives; see `MeanIoU.result` for the scores.
+
+    Args:
+        inference: `default` sums over all pairs of class and mask, `general` gives each pixel to one pair.
+        restore: What default inference brings to the original size: `scores`, the class scores (the published
+            semantic models), or `masks`, the mask logits before inference (the published panoptic models; needs less
+            memory where there are more classes than queries).
+
+    Raises:
+        ValueError: If an argument is unknown.
+    """
+
+    name = "semantic"
+    metric_class = MeanIoU
+
+    def __init__(self, inference: str = "default", restore: str = "scores") -> None:
+        super().__init__(inference)
+        if restore not in ("scores", "masks"):
+            raise ValueError(f'`restore` must be "scores" or "masks". Received: restore={restore!r}')
+        self.restore = restore
+
+    def predict(self, outputs: ImageOutputs) -> dict[str, Any]:
+        """`class_map` `(height, width)` int32 contiguous class ids, -1 where no pair takes part."""
+        if "logits" not in outputs and self.inference == "general":
+            return {"class_map": general_semantic(outputs["class_logits"], outputs.restored_mask_logits)[0][0]}
+        return {"class_map": ops.cast(ops.argmax(self._scores(outputs)[0], axis=0), "int32")}
+
+    def update(self, predictions: Mapping[str, np.ndarray], truth: Truth) -> None:
+        """Counts one image."""
+        self.metric.update(predictions["class_map"], truth.semantic_map())
+
+    def _scores(self, outputs: ImageOutputs) -> Any:
+        sizes = (outputs.image_size, outputs.output_size)
+        if "logits" in outputs:
+            return restore_pixel_logits(outputs["logits"], *sizes)
+        if self.restore == "masks":
+            return semantic_scores(outputs["class_logits"], outputs.restored_mask_logits)
+        return semantic_inference(outputs["class_logits"], outputs["mask_logits"], outputs.padded_size, *sizes)
+
+
+class PanopticEvaluator(_MetricEvaluator):
+    """Panoptic quality; see `PanopticQuality.result` for the scores.
+
+    Args:
+        object_mask_threshold: Pairs must have a greater class score to take part, 0..1. Default inference only.
+        overlap_threshold: Part of its mask that a pair must keep, 0..1. Default inference only.
+        inference: `default` with the two filters, `general` without them.
+
+    Raises:
+        ValueError: If `inference` is unknown or a threshold is not in 0..1.
+    """
+
+    name = "panoptic"
+    metric_class = PanopticQuality
+
+    def __init__(
+        self, object_mask_threshold: float = 0.8, overlap_threshold: float = 0.8, inference: str = "default"
+    ) -> None:
+        super().__init__(inference)
+        for key, value in (("object_mask_threshold", object_mask_threshold), ("overlap_threshold", overlap_threshold)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"`{key}` must lie in 0..1. Received: {key}={value}")
+        self.object_mask_threshold = object_mask_threshold
+        self.overlap_threshold = overlap_threshold
+
+    def predict(self, outputs: ImageOutputs) -> dict[str, Any]:
+        """The map and the table of `panoptic_inference`, without a batch axis."""
+        logits = (outputs["class_logits"], outputs.restored_mask_logits)
+        if self.inference == "general":
+            result = general_panoptic(*logits, self.info.thing_ids)
+        else:
+            result = panoptic_inference(
+                *logits, self.info.thing_ids, self.object_mask_threshold, self.overlap_threshold
+            )
+        return {key: result[key][0] for key in ("panoptic_map", "valid", "segment_ids", "category_ids")}
+
+    def update(self, predictions: Mapping[str, np.ndarray], truth: Truth) -> None:
+        """Counts one image."""
+        valid = predictions["valid"].astype(bool)
+        table = SegmentTable.from_columns(predictions["segment_ids"][valid], predictions["category_ids"][valid])
+        self.metric.update(predictions["panoptic_map"], table, *truth.panoptic())
+
+
+class CombinedEvaluator:
+    """Several evaluators as one.
+
+    Args:
+        evaluators: Evaluators of different names.
+
+    Raises:
+        ValueError: If there is none, or two have the same name and would overwrite each other's scores.
+    """
+
+    name = "combined"
+
+    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+        self.evaluators = {evaluator.name: evaluator for evaluator in evaluators}
+        names = [evaluator.name for evaluator in evaluators]
+        if not names:
+            raise ValueError("`evaluators` must hold at least one evaluator. Received: none")
+        if len(self.evaluators) < len(names):
+            raise ValueError(f"Evaluators must have different names, for their scores do. Received: {names}")
+
+    def bind(self, info: DatasetInfo) -> None:
+        """Learns the label space and forgets all images."""
+        for evaluator in self.evaluators.values():
+            evaluator.bind(info)
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        for evaluator in self.evaluators.values():
+            evaluator.reset()
+
+    def predict(self, outputs: ImageOutputs) -> dict[str, dict[str, Any]]:
+        """Each evaluator's predictions, by its name."""
+        return {name: evaluator.predict(outputs) for name, evaluator in self.evaluators.items()}
+
+    def update(self, predictions: Mapping[str, Mapping[str, np.ndarray]], truth: Truth) -> None:
+        """Counts one image in every evaluator."""
+        for name, evaluator in self.evaluators.items():
+            evaluator.update(predictions[name], truth)
+
+    def result(self) -> dict[str, float]:
+        """All scores in one dict."""
+        return {key: value for evaluator in self.evaluators.values() for key, value in evaluator.result().items()}

@@ -1,0 +1,317 @@
+"""Prediction files in the formats of the official tools, and metrics as JSON, CSV or text.
+
+- COCO panoptic: one JSON with `annotations` of `image_id`, `file_name`, `segments_info`, and a folder of RGB PNGs whose
+  pixels hold `R + 256 G + 65536 B` = segment id, 0 = void.
+- Semantic: a folder of one-channel PNGs.
+- COCO instances: one JSON list of `image_id`, `category_id`, `score`, run-length `segmentation`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from kmaskformer.structures import DatasetInfo
+
+
+class PanopticFile(NamedTuple):
+    """What a COCO panoptic JSON says: `annotations` by image id, `categories` (may be empty), and where it lies."""
+
+    path: Path
+    folder: Path
+    annotations: dict[Any, dict[str, Any]]
+    categories: list[dict[str, Any]]
+
+
+def read_panoptic_file(path: str | Path, folder: str | Path | None = None) -> PanopticFile:
+    """Reads a COCO panoptic JSON.
+
+    Args:
+        path: The JSON.
+        folder: Folder of its PNGs; by default the JSON's path without `.json`.
+
+    Returns:
+        Its annotations and categories; PNGs are read one by one, by `data.images.read_panoptic_ids`.
+
+    Raises:
+        FileNotFoundError: If the JSON or the folder is missing.
+        ValueError: If the file is no COCO panoptic JSON.
+    """
+    path = Path(path)
+    folder = path.with_suffix("") if folder is None else Path(folder)
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise ValueError(
+            f"{path}: expected a COCO panoptic JSON, an object with `annotations`. Received: other content"
+        )
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of panoptic PNGs for {path}; name it explicitly")
+    annotations = {}
+    for annotation in content["annotations"]:
+        absent = [key for key in ("image_id", "file_name", "segments_info") if key not in annotation]
+        if absent:
+            raise ValueError(
+                f"{path}: each panoptic annotation needs image_id, file_name and segments_info; one lacks "
+                f"{', '.join(absent)}. Received keys: {sorted(annotation)}; instance files are not panoptic files."
+            )
+        annotations[annotation["image_id"]] = annotation
+    return PanopticFile(path, folder, annotations, content.get("categories", []))
+
+
+def info_of_categories(categories: Sequence[Mapping[str, Any]], name: str = "coco") -> DatasetInfo:
+    """The dataset record of a COCO `categories` list: contiguous ids in the order of the category ids.
+
+    Args:
+        categories: Dicts with `id`, and optionally `name` and `isthing` (1 where missing, as in instance files).
+        name: Name of the dataset.
+
+    Raises:
+        ValueError: If the list is empty.
+    """
+    if not categories:
+        raise ValueError("`categories` must list at least one category, with its `id` and `name`. Received: none")
+    ordered = sorted(categories, key=lambda category: category["id"])
+    names = [str(category.get("name", category["id"])) for category in ordered]
+    repeated = {label for label in names if names.count(label) > 1}
+    return DatasetInfo(
+        name=name,
+        class_names=tuple(
+            f"{label} {category['id']}" if label in repeated else label
+            for label, category in zip(names, ordered, strict=True)
+        ),
+        thing_ids=tuple(i for i, category in enumerate(ordered) if category.get("isthing", 1)),
+        dataset_ids=tuple(category["id"] for category in ordered),
+    )
+
+
+class PanopticWriter:
+    """Writes predictions in the COCO panoptic format, image by image.
+
+    Args:
+        path: JSON to write; `save` writes it.
+        info: Gives the dataset's own category ids and the `categories` entry.
+        folder: Folder for the PNGs; by default the JSON's path without `.json`.
+    """
+
+    def __init__(self, path: str | Path, info: DatasetInfo, folder: str | Path | None = None) -> None:
+        self.path = Path(path)
+        self.folder = self.path.with_suffix("") if folder is None else Path(folder)
+        self.info = info
+        self._annotations: list[dict[str, Any]] = []
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, image_id: str, segmentation: np.ndarray, segments: Iterable[Mapping[str, Any]]) -> None:
+        """Writes one image's PNG and keeps its annotation.
+
+        Args:
+            image_id: Name of the image; digits become a number in the JSON, as the official tool expects.
+            segmentation: `(height, width)` ids, 0 = void, below 2**24.
+            segments: Dicts with `id` and contiguous `category_id`.
+        """
+        file_name = f"{str(image_id).replace('/', '_')}.png"
+        write_panoptic_png(self.folder / file_name, segmentation)
+        infos = [_segment_info(segment, segmentation, self.info) for segment in segments]
+        self._annotations.append({"image_id": file_id(image_id), "file_name": file_name, "segments_info": infos})
+
+    def save(self) -> Path:
+        """Writes the JSON and returns its path."""
+        things = set(self.info.thing_ids)
+        categories = [
+            {"id": self.info.dataset_ids[i], "name": name, "isthing": int(i in things)}
+            for i, name in enumerate(self.info.class_names)
+        ]
+        images = [{"id": a["image_id"], "file_name": a["file_name"]} for a in self._annotations]
+        content = {"images": images, "annotations": self._annotations, "categories": categories}
+        self.path.write_text(json.dumps(content))
+        return self.path
+
+
+def write_panoptic_png(path: str | Path, segmentation: np.ndarray) -> None:
+    """Writes `(height, width)` segment ids, 0..2**24-1, as the RGB PNG of the COCO panoptic format."""
+    ids = np.asarray(segmentation)
+    if ids.size and (ids.min() < 0 or ids.max() >= 2**24):
+        raise ValueError(f"Segment ids must lie in 0..{2**24 - 1}. Received: {ids.min()}..{ids.max()} for {path}")
+    channels = np.stack([(ids >> shift) & 255 for shift in (0, 8, 16)], axis=-1)
+    Image.fromarray(channels.astype(np.uint8)).save(path)
+
+
+def write_label_map(path: str | Path, labels: np.ndarray, dataset_ids: Sequence[int] | None = None) -> None:
+    """Writes a map of class ids as a one-channel PNG, of 8 bits where they suffice, else of 16.
+
+    Args:
+        path: PNG to write; its folder is made.
+        labels: `(height, width)` contiguous class ids.
+        dataset_ids: If given, class `i` is written as `dataset_ids[i]`; test servers expect the dataset's own ids.
+
+    Raises:
+        ValueError: If an id does not fit into 16 bits or has no entry in `dataset_ids`.
+    """
+    labels = np.asarray(labels)
+    highest = 65535 if dataset_ids is None else len(dataset_ids) - 1
+    if labels.size and (labels.min() < 0 or labels.max() > highest):
+        raise ValueError(f"Class ids must lie in 0..{highest}. Received: {labels.min()}..{labels.max()} for {path}")
+    values = labels if dataset_ids is None else np.asarray(dataset_ids)[labels]
+    dtype = np.uint8 if not values.size or values.max() < 256 else np.uint16
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values.astype(dtype)).save(path)
+
+
+def instance_record(image_id: str, category_id: int, score: float, mask: np.ndarray) -> dict[str, Any]:
+    """One entry of a COCO instance result list.
+
+    It has no `bbox`: pycocotools takes the box from the mask. Where a box is given, it would sort objects into
+    small, medium and large by the box's area instead of the mask's.
+
+    Args:
+        image_id: Name of the image; digits become a number.
+        category_id: The dataset's own category id.
+        score: Confidence, 0..1.
+        mask: `(height, width)` bool.
+    """
+    return {
+        "image_id": file_id(image_id),
+        "category_id": int(category_id),
+        "score": float(score),
+        "segmentation": encode_mask(mask),
+    }
+
+
+def write_instances(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a COCO instance result file of `instance_record` entries."""
+    Path(path).write_text(json.dumps(list(records)))
+
+
+def read_instances(path: str | Path) -> list[dict[str, Any]]:
+    """Reads a COCO instance result file.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: If it is not a list of results.
+    """
+    records = read_json(path)
+    needed = {"image_id", "category_id", "score"}
+    if not isinstance(records, list) or not all(isinstance(r, dict) and needed <= set(r) for r in records):
+        raise ValueError(
+            f"{path}: expected a COCO result JSON, a list of objects with image_id, category_id, score and "
+            "segmentation. Received: other content"
+        )
+    return records
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run lengths of a `(height, width)` bool mask, as pycocotools writes and reads them.
+
+    Runs go down the columns and start with a (possibly empty) run of zeros. From the fourth on, each is stored as the
+    difference to the run two before; five bits a character, lowest first, offset 48, bit 6 = more follow.
+    """
+    flat = np.asarray(mask).astype(bool).reshape(-1, order="F")
+    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0] if not flat.size or not flat[0] else [0, 0], borders, [flat.size]]))
+    deltas = runs.copy()
+    deltas[3:] -= runs[1:-2]
+    return {"size": [int(side) for side in mask.shape], "counts": "".join(_characters(int(d)) for d in deltas)}
+
+
+def decode_mask(segmentation: Mapping[str, Any]) -> np.ndarray:
+    """The `(height, width)` bool mask of COCO run lengths, compressed (text) or not (a list)."""
+    counts = segmentation["counts"]
+    runs = list(counts) if isinstance(counts, list) else _runs(counts)
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(segmentation["size"], order="F")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a JSON file; errors name it."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such JSON file")
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+
+
+def file_id(image_id: Any) -> int | str:
+    """The image id as COCO files have it: a number where it is made of digits."""
+    return int(image_id) if str(image_id).isdigit() else str(image_id)
+
+
+def write_metrics(scores: Mapping[str, float], path: str | Path) -> Path:
+    """Writes scores to a `.json` (one flat object) or a `.csv` (columns `name`, `value`).
+
+    Undefined scores (NaN) are `null` in JSON, which has no NaN, and empty in CSV.
+
+    Returns:
+        The path; its folder is made.
+
+    Raises:
+        ValueError: If the path ends neither in `.json` nor in `.csv`.
+    """
+    path = Path(path)
+    if path.suffix not in (".json", ".csv"):
+        raise ValueError(f"`path` must end in .json or .csv. Received: path={path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = {key: None if math.isnan(value) else float(value) for key, value in scores.items()}
+    if path.suffix == ".json":
+        path.write_text(json.dumps(plain, indent=1) + "\n")
+        return path
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("name", "value"), *plain.items()])
+    return path
+
+
+def summarize(scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores without the per-class entries: `panoptic/PQ` stays, `panoptic/PQ/person` goes."""
+    return {key: value for key, value in scores.items() if key.count("/") <= 1}
+
+
+def format_scores(scores: Mapping[str, float]) -> str:
+    """A short table of the summary, one score a line, for a terminal."""
+    rows = [(key, _shown(value)) for key, value in summarize(scores).items()]
+    width = max((len(key) for key, _ in rows), default=0)
+    return "\n".join(f"{key:<{width}}  {value:>8}" for key, value in rows)
+
+
+def _segment_info(segment: Mapping[str, Any], segmentation: np.ndarray, info: DatasetInfo) -> dict[str, Any]:
+    area = segment.get("area")
+    return {
+        "id": int(segment["id"]),
+        "category_id": int(info.dataset_ids[int(segment["category_id"])]),
+        "area": int(np.count_nonzero(segmentation == segment["id"]) if area is None else area),
+        "iscrowd": 0,
+    }
+
+
+def _characters(value: int) -> str:
+    characters = []
+    while True:
+        bits, value = value & 31, value >> 5
+        done = value == (-1 if bits & 16 else 0)
+        characters.append(chr(48 + (bits if done else bits | 32)))
+        if done:
+            return "".join(characters)
+
+
+def _runs(text: str) -> list[int]:
+    runs, value, shift = [], 0, 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        value -= (1 << shift) if bits & 16 else 0
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value, shift = 0, 0
+    return runs
+
+
+def _shown(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}" if abs(value) <= 1 else f"{value:g}"

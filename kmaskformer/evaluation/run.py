@@ -1,0 +1,241 @@
+"""A model's scores on a dataset."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from kmaskformer.evaluation.evaluator import CombinedEvaluator, Evaluator, ImageOutputs, Truth
+from kmaskformer.structures import DatasetInfo
+
+_USED_OUTPUTS = ("class_logits", "mask_logits", "logits")
+_NEEDED_TARGETS = ("segment_map", "labels", "valid", "is_crowd", "image_id", "original_size")
+
+
+def evaluate(
+    model: Any, dataset: Iterable, evaluators: Evaluator | Sequence[Evaluator], progress: bool = True
+) -> dict[str, float]:
+    """Scores a model on a dataset, at the original size of its images.
+
+    An image that cannot be read or evaluated is reported by a warning and left out; all others still count.
+
+    Args:
+        model: Called with `ModelInputs`, returns `ModelOutputs`; has `padded_size(height, width)`.
+        dataset: Yields `(ModelInputs, Targets)` batches with the fields of an evaluation dataset
+            (`build_dataset(..., split="val")`). Class names come from its `dataset_info`, else from the model's.
+        evaluators: One or several, with different names.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        A flat dict of floats: the evaluators' scores (`semantic/mIoU`, `panoptic/PQ`, `semantic/IoU/<class>`, ...),
+        NaN where undefined, `evaluation/images`, the number of images that count, and `evaluation/failed_images`.
+
+    Raises:
+        ValueError: If the dataset yields no images, lacks fields, or has other classes than the model.
+        Exception: The first failure, if none of the first images can be evaluated.
+
+    Example:
+        ```python
+        scores = evaluate(model, build_dataset(config.data, split="val"), [SemanticEvaluator()])
+        scores["semantic/mIoU"]
+        ```
+    """
+    return Evaluation(model, evaluators).run(dataset, progress=progress)
+
+
+class Evaluation:
+    """A model with its evaluators, compiled once; `run` scores a dataset as often as wished.
+
+    Args:
+        model: As in `evaluate`.
+        evaluators: As in `evaluate`.
+    """
+
+    def __init__(self, model: Any, evaluators: Evaluator | Sequence[Evaluator]) -> None:
+        self.model = model
+        self.evaluator = CombinedEvaluator(list(evaluators) if isinstance(evaluators, Sequence) else [evaluators])
+        self._info: DatasetInfo | None = None
+        self._forward = _compiled(self._call_model, _image_spec)
+        self._predict: Callable | None = None
+
+    def run(self, dataset: Iterable, progress: bool = True) -> dict[str, float]:
+        """As `evaluate`; earlier results are forgotten."""
+        self._bind(dataset)
+        tally = _Tally()
+        bar = tqdm(total=_num_batches(dataset), desc="evaluate", unit="batch", disable=not progress)
+        with bar:
+            for inputs, targets in _batches(dataset, tally):
+                self._add_batch(inputs, targets, tally)
+                bar.update()
+        tally.check()
+        counts = {"evaluation/images": float(tally.images), "evaluation/failed_images": float(tally.failures)}
+        return {**self.evaluator.result(), **counts}
+
+    def _bind(self, dataset: Iterable) -> None:
+        info = _dataset_info(self.model, dataset)
+        if info != self._info:
+            # Inference depends on the label space (which classes are things), so a new one needs a new graph.
+            self._predict = _compiled(self._predict_image, _output_spec)
+            self._info = info
+        self.evaluator.bind(info)
+
+    def _add_batch(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], tally: _Tally) -> None:
+        targets = _to_numpy(_checked_targets(targets))
+        names = [Truth.of_batch(targets, index).image_id for index in range(len(targets["labels"]))]
+        try:
+            outputs = self._forward(_with_sizes(inputs))
+        # Whatever fails for these images must not cost the scores of all others.
+        except Exception as error:
+            for name in names:
+                tally.failed(name, error)
+            return
+        sizes = keras.ops.convert_to_numpy(_with_sizes(inputs)["image_sizes"])
+        padded_size = self.model.padded_size(*(int(side) for side in inputs["images"].shape[1:3]))
+        for index, name in enumerate(names):
+            try:
+                self._add_image(outputs, index, (padded_size, sizes[index]), Truth.of_batch(targets, index))
+            except Exception as error:
+                tally.failed(name, error)
+            else:
+                tally.images += 1
+
+    def _add_image(self, outputs: Mapping[str, Any], index: int, sizes: tuple, truth: Truth) -> None:
+        one = {key: value[index : index + 1] for key, value in outputs.items()}
+        all_sizes = np.array([*sizes, truth.segment_map.shape], np.int32)
+        self.evaluator.update(_to_numpy(self._predict(one, all_sizes)), truth)
+
+    def _call_model(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        outputs = self.model(inputs, training=False)
+        # Only what evaluators read leaves the graph; earlier decoder layers' outputs are then never computed.
+        return {key: outputs[key] for key in _USED_OUTPUTS if key in outputs}
+
+    def _predict_image(self, outputs: Mapping[str, Any], sizes: Any) -> dict[str, Any]:
+        padded_size, image_size, output_size = ((sizes[row, 0], sizes[row, 1]) for row in range(3))
+        return self.evaluator.predict(ImageOutputs(outputs, padded_size, image_size, output_size))
+
+
+class _Tally:
+    """How many images counted and how many failed; stops an evaluation in which nothing works."""
+
+    _HOPELESS = 3
+    _UNREADABLE = 100
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.failures = 0
+        self._first_error: Exception | None = None
+
+    def failed(self, name: str, error: Exception) -> None:
+        self.failures += 1
+        self._first_error = self._first_error or error
+        if self.images == 0 and self.failures >= self._HOPELESS:
+            raise self._first_error
+        warnings.warn(f"left out of the scores: {name}: {error}", RuntimeWarning, stacklevel=2)
+
+    def check(self) -> None:
+        if self.images:
+            return
+        if self._first_error is not None:
+            raise self._first_error
+        raise ValueError("`dataset` must yield at least one image. Received: an empty dataset")
+
+
+def _batches(dataset: Iterable, tally: _Tally) -> Iterator[tuple[Mapping, Mapping]]:
+    """The dataset's batches; one that cannot be read is tallied and skipped."""
+    iterator = iter(dataset)
+    unreadable = 0
+    for number in itertools.count():
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            unreadable += 1
+            if unreadable > _Tally._UNREADABLE:
+                raise
+            tally.failed(f"batch {number}, which cannot be read", error)
+            continue
+        unreadable = 0
+        yield batch
+
+
+def _compiled(function: Callable, spec: Callable) -> Callable:
+    """The function, on TensorFlow as one graph for all image sizes; `spec` gives the signature of its arguments."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    graphs: dict[Any, Callable] = {}
+
+    def call(values: Mapping[str, Any], *rest: Any) -> Any:
+        signature = {key: tf.TensorSpec(spec(key, value.shape), value.dtype) for key, value in values.items()}
+        key = tuple(sorted((name, str(one)) for name, one in signature.items()))
+        if key not in graphs:
+            others = [tf.TensorSpec(other.shape, other.dtype) for other in rest]
+            graphs[key] = tf.function(function, input_signature=[signature, *others])
+        return graphs[key](dict(values), *rest)
+
+    return call
+
+
+def _image_spec(key: str, shape: Sequence[int]) -> tuple[int | None, ...]:
+    return (None, None, None, shape[-1]) if key == "images" else (None, 2)
+
+
+def _output_spec(key: str, shape: Sequence[int]) -> tuple[int | None, ...]:
+    shapes = {"mask_logits": (1, shape[1], None, None), "logits": (1, None, None, shape[-1])}
+    return shapes.get(key, tuple(shape))
+
+
+def _with_sizes(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Images and their sizes as tensors; the whole batch where no sizes are given."""
+    images = keras.ops.convert_to_tensor(inputs["images"])
+    batch, height, width, _ = images.shape
+    sizes = inputs.get("image_sizes")
+    sizes = np.tile(np.array([[height, width]], np.int32), (batch, 1)) if sizes is None else sizes
+    return {"images": images, "image_sizes": keras.ops.cast(sizes, "int32")}
+
+
+def _checked_targets(targets: Mapping[str, Any]) -> dict[str, Any]:
+    missing = [key for key in _NEEDED_TARGETS if key not in targets]
+    if missing:
+        raise ValueError(
+            f"An evaluation dataset's targets need {', '.join(_NEEDED_TARGETS)}; missing: {', '.join(missing)}. "
+            'Is this a training dataset? Build it with split="val".'
+        )
+    return {key: targets[key] for key in _NEEDED_TARGETS}
+
+
+def _dataset_info(model: Any, dataset: Iterable) -> DatasetInfo:
+    num_classes = getattr(model, "num_classes", None)
+    info = getattr(dataset, "dataset_info", None) or getattr(model, "dataset_info", None)
+    if info is None and num_classes is None:
+        raise ValueError("Neither the dataset nor the model has a `dataset_info`, so the classes are unknown; set one.")
+    info = info or DatasetInfo.numbered(num_classes)
+    if num_classes not in (None, info.num_classes):
+        raise ValueError(
+            "Model and dataset must have the same classes. "
+            f"Received: a model of {num_classes} and dataset {info.name!r} of {info.num_classes} classes"
+        )
+    return info
+
+
+def _num_batches(dataset: Iterable) -> int | None:
+    if hasattr(dataset, "cardinality"):
+        count = int(dataset.cardinality())
+        return count if count >= 0 else getattr(dataset, "steps_per_epoch", None)
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def _to_numpy(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _to_numpy(value) for key, value in values.items()}
+    if isinstance(values, np.ndarray):
+        return values
+    return values.numpy() if hasattr(values, "numpy") else keras.ops.convert_to_numpy(values)

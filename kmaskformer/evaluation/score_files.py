@@ -1,0 +1,229 @@
+"""Scores of prediction files against truth files, without a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from kmaskformer.data.images import read_label_map, read_panoptic_ids
+from kmaskformer.evaluation.average_precision import check_instance_truth, coco_average_precision
+from kmaskformer.evaluation.files import (
+    PanopticFile,
+    info_of_categories,
+    read_instances,
+    read_json,
+    read_panoptic_file,
+)
+from kmaskformer.evaluation.joint_runs import joint_runs
+from kmaskformer.evaluation.mean_iou import MeanIoU
+from kmaskformer.evaluation.panoptic_quality import PanopticQuality
+from kmaskformer.structures import VOID, DatasetInfo
+
+Metric = TypeVar("Metric", MeanIoU, PanopticQuality)
+
+
+def score_panoptic_files(
+    truth: str | Path,
+    predictions: str | Path,
+    truth_folder: str | Path | None = None,
+    predictions_folder: str | Path | None = None,
+) -> dict[str, float]:
+    """Panoptic quality of a COCO panoptic JSON + PNG folder against another.
+
+    Args:
+        truth: JSON with `categories`; classes are numbered in the order of their ids.
+        predictions: JSON with an annotation for each image of the truth; others are ignored.
+        truth_folder: The truth's PNGs; by default the JSON's path without `.json`.
+        predictions_folder: The predictions' PNGs, likewise.
+
+    Returns:
+        `panoptic/PQ` and all other scores of `PanopticQuality.result`.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is wrong, or predictions lack an image.
+    """
+    true, predicted = read_panoptic_file(truth, truth_folder), read_panoptic_file(predictions, predictions_folder)
+    info = _panoptic_info(true)
+
+    def add(metric: PanopticQuality, image_id: Any) -> None:
+        true_map, true_segments = _read_panoptic(true, image_id, info)
+        predicted_map, predicted_segments = _read_panoptic(predicted, image_id, info)
+        metric.update(predicted_map, predicted_segments, true_map, true_segments)
+
+    names = {image_id: f"image {image_id}" for image_id in _common_images(true, predicted)}
+    metric = _score_all(lambda: PanopticQuality.from_info(info), add, names)
+    return _prefixed("panoptic", metric.result())
+
+
+def score_semantic_folders(
+    truth: str | Path,
+    predictions: str | Path,
+    num_classes: int,
+    ignore_value: int = 255,
+    class_names: Sequence[str] | None = None,
+    void_to_class: int | None = None,
+) -> dict[str, float]:
+    """Semantic scores of a folder of label PNGs against another.
+
+    Args:
+        truth: Folder of one-channel PNGs with class ids `0 .. num_classes - 1` and `ignore_value`; subfolders count.
+        predictions: Folder with a PNG of the same relative name for each of the truth's.
+        num_classes: Number of classes.
+        ignore_value: Value of unlabelled pixels in the truth.
+        class_names: Names for the per-class scores.
+        void_to_class: If given, predictions outside `0 .. num_classes - 1` count as this class, else as wrong.
+
+    Returns:
+        `semantic/mIoU` and all other scores of `MeanIoU.result`.
+
+    Raises:
+        FileNotFoundError: If a folder or a file is missing, or the truth holds no PNG.
+        ValueError: If a file is wrong.
+    """
+    truth, predictions = Path(truth), Path(predictions)
+    names = _label_names(truth, predictions)
+
+    def add(metric: MeanIoU, name: str) -> None:
+        metric.update(read_label_map(predictions / name), read_label_map(truth / name))
+
+    def new() -> MeanIoU:
+        return MeanIoU(num_classes, ignore_value, class_names, void_to_class)
+
+    metric = _score_all(new, add, {name: f"{predictions / name} against {truth / name}" for name in names})
+    return _prefixed("semantic", metric.result())
+
+
+def score_semantic_from_panoptic(
+    truth: str | Path,
+    predictions: str | Path,
+    truth_folder: str | Path | None = None,
+    predictions_folder: str | Path | None = None,
+    void_to_class: int | None = None,
+) -> dict[str, float]:
+    """Semantic scores of panoptic files: every pixel counts with its segment's class, crowd too.
+
+    Args:
+        truth: As in `score_panoptic_files`.
+        predictions: As in `score_panoptic_files`.
+        truth_folder: As in `score_panoptic_files`.
+        predictions_folder: As in `score_panoptic_files`.
+        void_to_class: If given, predicted void counts as this contiguous class, else as wrong.
+
+    Returns:
+        `semantic/mIoU` and all other scores of `MeanIoU.result`.
+    """
+    true, predicted = read_panoptic_file(truth, truth_folder), read_panoptic_file(predictions, predictions_folder)
+    info = _panoptic_info(true)
+
+    def add(metric: MeanIoU, image_id: Any) -> None:
+        true_classes = _classes(*_read_panoptic(true, image_id, info))
+        metric.update(_classes(*_read_panoptic(predicted, image_id, info)), true_classes)
+
+    def new() -> MeanIoU:
+        return MeanIoU(info.num_classes, VOID, info.class_names, void_to_class)
+
+    names = {image_id: f"image {image_id}" for image_id in _common_images(true, predicted)}
+    return _prefixed("semantic", _score_all(new, add, names).result())
+
+
+def score_instance_files(truth: str | Path, predictions: str | Path) -> dict[str, float]:
+    """COCO's mask and box figures of a result JSON against an instance JSON.
+
+    Returns:
+        `instance/AP`, `instance/AP50`, ... for masks, as in `average_precision.SCORE_NAMES`, `instance/AP/<name>` per
+        class; and the same for boxes under `box/`, where all of the truth's annotations have one.
+
+    Raises:
+        ImportError: If pycocotools is not installed.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is wrong.
+    """
+    content, results = read_json(truth), read_instances(predictions)
+    check_instance_truth(content)
+    scores = _prefixed("instance", coco_average_precision(content, results, "segm"))
+    if all("bbox" in annotation for annotation in content["annotations"]):
+        scores |= _prefixed("box", coco_average_precision(content, results, "bbox"))
+    return scores
+
+
+def _score_all(new: Callable[[], Metric], add: Callable[[Metric, Any], None], names: dict[Any, str]) -> Metric:
+    """Shares the images among threads, each with its own metric, and merges; errors get the image's name."""
+    keys = list(names)
+    workers = max(1, min(os.cpu_count() or 1, len(keys)))
+
+    def work(offset: int) -> Metric:
+        metric = new()
+        for key in keys[offset::workers]:
+            try:
+                add(metric, key)
+            except ValueError as error:
+                raise ValueError(f"{names[key]}: {error}") from error
+        return metric
+
+    with ThreadPoolExecutor(workers) as pool:
+        return reduce(lambda first, second: first.merge(second), pool.map(work, range(workers)))
+
+
+def _read_panoptic(file: PanopticFile, image_id: Any, info: DatasetInfo) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    annotation = file.annotations[image_id]
+    contiguous = {dataset_id: i for i, dataset_id in enumerate(info.dataset_ids)}
+    unknown = {s["category_id"] for s in annotation["segments_info"]} - set(contiguous)
+    if unknown:
+        raise ValueError(
+            f"{file.path}: segments must have a category of the truth's `categories`. Received: {sorted(unknown)[:5]}"
+        )
+    segments = [dict(s, category_id=contiguous[s["category_id"]]) for s in annotation["segments_info"]]
+    return read_panoptic_ids(file.folder / annotation["file_name"]), segments
+
+
+def _classes(segment_ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndarray:
+    """`(height, width)` contiguous class ids of a segment map, -1 where a pixel is in no listed segment."""
+    ids, _, lengths = joint_runs(segment_ids, segment_ids)
+    class_of = {segment["id"]: segment["category_id"] for segment in segments}
+    classes = np.array([class_of.get(i, VOID) for i in ids.tolist()], np.int32)
+    return np.repeat(classes, lengths).reshape(segment_ids.shape)
+
+
+def _panoptic_info(true: PanopticFile) -> DatasetInfo:
+    if not true.categories:
+        raise ValueError(f"{true.path}: the truth must list `categories` (id, name, isthing). Received: none")
+    return info_of_categories(true.categories)
+
+
+def _common_images(true: PanopticFile, predicted: PanopticFile) -> list[Any]:
+    if not true.annotations:
+        raise ValueError(f"{true.path}: the truth must have at least one annotation. Received: none")
+    missing = [image_id for image_id in true.annotations if image_id not in predicted.annotations]
+    if missing:
+        raise ValueError(
+            f"{predicted.path}: every image of the truth needs a prediction (it may have no segments). "
+            f"Missing: {len(missing)} of {len(true.annotations)}, first image_id {missing[0]!r}"
+        )
+    return list(true.annotations)
+
+
+def _label_names(truth: Path, predictions: Path) -> list[str]:
+    for folder in (truth, predictions):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder of label PNGs")
+    names = sorted(str(path.relative_to(truth)) for path in truth.rglob("*.png"))
+    if not names:
+        raise FileNotFoundError(f"{truth}: expected label PNGs. Received: a folder without any .png")
+    missing = [name for name in names if not (predictions / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{predictions}: every PNG of {truth} needs a prediction of the same name. "
+            f"Missing: {len(missing)} of {len(names)}, first {missing[0]}"
+        )
+    return names
+
+
+def _prefixed(name: str, scores: dict[str, float]) -> dict[str, float]:
+    return {f"{name}/{key}": value for key, value in scores.items()}

@@ -1,0 +1,242 @@
+"""A whole run: from a configuration to a folder with weights, scores and pictures.
+
+The run's folder holds `config.yaml` (resolved), `model.keras` (the final model, self-contained), `best.weights.h5`,
+`metrics.json` (final scores), `metrics.csv` and `metrics.jsonl` (over time), `tensorboard/`, `pictures/` and
+`checkpoints/` (to resume from).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kmaskformer import build, visualize
+from kmaskformer.config import Config, config_to_dict, load_config, save_config
+from kmaskformer.data.truth import true_result
+from kmaskformer.evaluation.run import Evaluation
+from kmaskformer.segmenter import Segmenter
+from kmaskformer.training.callbacks import (
+    EvaluateCallback,
+    LossProgressBar,
+    PredictionPictures,
+    StopAtStep,
+    StopOnNonFinite,
+    TrainingLog,
+    save_model,
+)
+from kmaskformer.training.checkpoint import RunCheckpoint, latest_checkpoint, restore_checkpoint
+from kmaskformer.training.distribution import distribution_strategy
+from kmaskformer.training.run_log import RunLog
+from kmaskformer.training.seeds import set_seed
+
+MODEL_FILE = "model.keras"
+CONFIG_FILE = "config.yaml"
+NUM_PICTURES = 6
+
+
+def train(config: Config, output: str | Path, resume: bool = False, strategy: str = "none") -> dict[str, float]:
+    """Train as a configuration says, and evaluate the result.
+
+    Args:
+        config: The configuration.
+        output: Folder of the run; created.
+        resume: Go on from the newest checkpoint of `output`, or start where there is none.
+        strategy: Name of a distribution strategy; see `distribution_strategy`.
+
+    Returns:
+        The final scores, which also stand in `metrics.json`.
+
+    Raises:
+        FileExistsError: If `output` holds a run already and `resume` is not asked for.
+        ValueError: If `output` holds the run of another configuration, or data and model do not fit.
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+    """
+    output = Path(output)
+    _claim(output, config, resume)
+    set_seed(config.training.seed, config.training.deterministic)
+    info = build.build_reader(config.data, "train").info
+    with distribution_strategy(strategy).scope():
+        model = build.build_model(config.model, info)
+        model.compile(
+            optimizer=build.build_optimizer(config.optimizer),
+            criterion=build.build_criterion(config.loss),
+            jit_compile=config.training.jit_compile,
+        )
+    checkpoint = latest_checkpoint(output / "checkpoints") if resume else None
+    step = restore_checkpoint(model, checkpoint).step if checkpoint else 0
+    run_log = RunLog(output, start_step=step)
+    if step < config.training.steps:
+        _fit(model, config, output, run_log, step)
+    save_model(model, output / MODEL_FILE)
+    scores = _newest_scores(run_log)
+    (output / "metrics.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    run_log.close()
+    return scores
+
+
+def evaluate(config: Config, weights: str | Path) -> tuple[keras.Model, dict[str, float]]:
+    """Scores of trained weights on the validation split of a configuration.
+
+    Args:
+        config: The configuration; its model must be that of the weights.
+        weights: A `.keras` or `.weights.h5` file, or a run's folder.
+
+    Returns:
+        The model and its scores.
+    """
+    dataset = build.build_dataset(config.data, "val")
+    model = load_model(weights, config, dataset.dataset_info)
+    return model, Evaluation(model, build.build_evaluators(config.evaluation)).run(dataset)
+
+
+def load_model(weights: str | Path, config: Config | None = None, dataset_info: Any = None) -> keras.Model:
+    """A trained model.
+
+    Args:
+        weights: A run's folder, a `.keras` file, or a `.weights.h5` file with its `config.yaml` beside it.
+        config: Configuration of the model, needed for a `.weights.h5` file without one.
+        dataset_info: Label space of the model, for files that carry none.
+
+    Raises:
+        FileNotFoundError: If the file, or the configuration it needs, does not exist.
+        ValueError: If the file has another format or does not fit the configuration.
+    """
+    path = Path(weights)
+    path = path / MODEL_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file. A finished run has {MODEL_FILE} in its folder.")
+    if path.suffix == ".keras":
+        try:
+            model = keras.saving.load_model(path, compile=False)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a model that this package can read: {error}") from error
+    else:
+        config = config or run_config(path)
+        if config is None:
+            raise FileNotFoundError(
+                f"{path}: weights alone do not say which model they belong to. "
+                f"Put the run's {CONFIG_FILE} beside them, or use {MODEL_FILE}."
+            )
+        if dataset_info is None:
+            dataset_info = build.build_reader(config.data, "val").info
+        model = build.build_model(dataclasses.replace(config.model, weights=str(path)), dataset_info)
+    if getattr(model, "dataset_info", None) is None and dataset_info is not None:
+        model.dataset_info = dataset_info
+    return model
+
+
+def run_config(weights: str | Path) -> Config | None:
+    """The resolved configuration beside a run's weights, or `None`."""
+    path = Path(weights)
+    path = (path if path.is_dir() else path.parent) / CONFIG_FILE
+    return load_config(path) if path.is_file() else None
+
+
+def build_segmenter(model: keras.Model, config: Config | None, task: str, inference: str = "default") -> Segmenter:
+    """A segmenter with the sizes and thresholds that a configuration evaluates with."""
+    if config is None:
+        return Segmenter(model, task=task, inference=inference)
+    evaluation, data = config.evaluation, config.data
+    general = inference == "general"
+    return Segmenter(
+        model,
+        task=task,
+        inference=inference,
+        shortest_edge=data.test_shortest_edge or None,
+        longest_edge=data.test_longest_edge if data.test_shortest_edge else None,
+        object_mask_threshold=None if general else evaluation.object_mask_threshold,
+        overlap_threshold=None if general else evaluation.overlap_threshold,
+        score_threshold=evaluation.score_threshold,
+        before_inference=evaluation.before_inference,
+    )
+
+
+def draw_predictions(segmenter: Segmenter, reader: Any, count: int = NUM_PICTURES) -> Any:
+    """A contact sheet image | truth | prediction of samples spread evenly over a dataset, as a PIL image."""
+    indices = np.unique(np.linspace(0, len(reader) - 1, min(count, len(reader))).astype(int))
+    rows = []
+    for index in indices:
+        sample = reader[int(index)]
+        result = segmenter(sample["image"])
+        truth = true_result(sample, reader.info, segmenter.task)
+        rows.append((sample["image"], truth, (result.segmentation, result.segments)))
+    return visualize.contact_sheet(rows, reader.info)
+
+
+def picture_task(config: Config) -> str:
+    """The task that a run's pictures show: the first thing it is evaluated on."""
+    return config.evaluation.metrics[0] if config.evaluation.metrics else "semantic"
+
+
+def _fit(model: keras.Model, config: Config, output: Path, run_log: RunLog, step: int) -> None:
+    training = config.training
+    # An "epoch" of fit is the stretch between two evaluations, whatever the size of the dataset.
+    stretch = min(training.evaluate_every or training.steps, training.steps)
+    dataset = build.build_dataset(config.data, "train", first_batch=step)
+    model.fit(
+        dataset,
+        # A resumed run may start within a stretch; StopAtStep ends the last one in time.
+        epochs=math.ceil(training.steps / stretch) + (step % stretch > 0),
+        initial_epoch=step // stretch,
+        steps_per_epoch=stretch,
+        callbacks=_callbacks(model, config, output, run_log, stretch),
+    )
+
+
+def _callbacks(model: Any, config: Config, output: Path, run_log: RunLog, stretch: int) -> list[Any]:
+    training = config.training
+    validation = build.build_dataset(config.data, "val")
+    evaluation = Evaluation(model, build.build_evaluators(config.evaluation))
+    segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
+    reader = build.build_reader(config.data, "val")
+
+    def draw() -> np.ndarray:
+        return np.asarray(draw_predictions(segmenter, reader).convert("RGB"))
+
+    return [
+        LossProgressBar(),
+        StopOnNonFinite(),
+        TrainingLog(run_log, training.log_every),
+        RunCheckpoint(output / "checkpoints", every_steps=training.checkpoint_every or None),
+        EvaluateCallback(
+            _headline(lambda: evaluation.run(validation, progress=False)),
+            run_log,
+            every_steps=stretch,
+            monitor=config.evaluation.best_metric,
+            best_weights=output / "best.weights.h5",
+        ),
+        PredictionPictures(draw, run_log, every_steps=stretch),
+        StopAtStep(training.steps),
+    ]
+
+
+def _headline(evaluate_fn: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
+    """Scores without those of single classes, which would flood the screen and the CSV."""
+    return lambda: {name: value for name, value in evaluate_fn().items() if name.count("/") == 1}
+
+
+def _newest_scores(run_log: RunLog) -> dict[str, float]:
+    rows = run_log.rows("evaluation")
+    return {key: value for key, value in rows[-1].items() if "/" in key} if rows else {}
+
+
+def _claim(output: Path, config: Config, resume: bool) -> None:
+    """Make the folder this run's: write its configuration, or check that it is the same."""
+    path = output / CONFIG_FILE
+    if path.exists():
+        if not resume:
+            raise FileExistsError(f"{output}: holds a run already. Add --resume to go on, or choose another --output.")
+        if config_to_dict(load_config(path)) != config_to_dict(config):
+            raise ValueError(
+                f"{path}: the run was started with another configuration. Resume with the same one, "
+                "or choose another --output."
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    save_config(config, path)

@@ -1,0 +1,65 @@
+"""Multi-layer perceptron."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import keras
+from keras import ops
+
+from kmaskformer.layers.initializers import linear_bias, linear_kernel
+
+
+@keras.saving.register_keras_serializable(package="kmaskformer")
+class MLP(keras.layers.Layer):
+    """Linear layers with ReLU between them and none after the last.
+
+    Args:
+        hidden_dim: Number of channels of the inner layers.
+        output_dim: Number of channels of the output.
+        num_layers: Number of linear layers, at least 1.
+
+    Raises:
+        ValueError: If `num_layers` is not positive.
+    """
+
+    def __init__(self, hidden_dim: int, output_dim: int, num_layers: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if num_layers < 1:
+            raise ValueError(f"`num_layers` must be at least 1. Received: num_layers={num_layers}")
+        self.hidden_dim = hidden_dim
+        self.output_dim = output_dim
+        self.num_layers = num_layers
+        self.linears: list[keras.layers.Dense] = []
+
+    def build(self, input_shape: tuple) -> None:
+        dims = [input_shape[-1], *[self.hidden_dim] * (self.num_layers - 1), self.output_dim]
+        for index, (fan_in, units) in enumerate(itertools.pairwise(dims)):
+            linear = keras.layers.Dense(
+                units,
+                kernel_initializer=linear_kernel(),
+                bias_initializer=linear_bias(fan_in),
+                dtype=self.dtype_policy,
+                name=f"linear_{index}",
+            )
+            linear.build((None, fan_in))
+            self.linears.append(linear)
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        """`(..., channels)` to `(..., output_dim)`."""
+        for linear in self.linears[:-1]:
+            x = ops.relu(linear(x))
+        return self.linears[-1](x)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return (*input_shape[:-1], self.output_dim)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "output_dim": self.output_dim,
+            "num_layers": self.num_layers,
+        }

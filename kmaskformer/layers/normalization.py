@@ -1,0 +1,79 @@
+"""Normalisation layers with PyTorch's constants: epsilon 1e-5 everywhere, statistics that may be frozen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+EPSILON = 1e-5
+NORM_KINDS = ("frozen", "batch", "group", "layer")
+
+
+@keras.saving.register_keras_serializable(package="kmaskformer")
+class FrozenBatchNormalization(keras.layers.Layer):
+    """Batch normalisation whose statistics and affine parameters are constants.
+
+    The published ResNet models keep the four vectors of their ImageNet training for ever: fine-tuning has too few
+    images per device for useful batch statistics. The layer computes `x * multiplier + addend`, in float32 also under
+    mixed precision, because `mean` may be large against the signal's spread.
+
+    Args:
+        epsilon: Added to the variance.
+
+    Weights, all `(channels,)`, float32 and not trainable: `scale`, `offset`, `mean`, `variance`.
+    """
+
+    def __init__(self, epsilon: float = EPSILON, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        channels = input_shape[-1]
+        self.scale = self._add_constant("scale", "ones", channels)
+        self.offset = self._add_constant("offset", "zeros", channels)
+        self.mean = self._add_constant("mean", "zeros", channels)
+        self.variance = self._add_constant("variance", "ones", channels)
+
+    def call(self, inputs: Any) -> Any:
+        """Normalises the last axis of `inputs`, any rank; the shape does not change."""
+        multiplier = self.scale * ops.rsqrt(self.variance + self.epsilon)
+        addend = self.offset - self.mean * multiplier
+        outputs = ops.cast(inputs, multiplier.dtype) * multiplier + addend
+        return ops.cast(outputs, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+    def _add_constant(self, name: str, initializer: str, channels: int) -> keras.Variable:
+        return self.add_weight(
+            name=name, shape=(channels,), initializer=initializer, trainable=False, autocast=False, dtype="float32"
+        )
+
+
+def make_norm(kind: str, name: str, **options: Any) -> keras.layers.Layer:
+    """A normalisation layer of the last axis.
+
+    Args:
+        kind: `frozen` (constant batch norm), `batch` (trainable batch norm, momentum 0.9, which PyTorch calls 0.1),
+            `group` (32 groups) or `layer`.
+        name: Name of the layer.
+        options: Further arguments of the layer, e.g. `groups` or `synchronized`, over the defaults above.
+
+    Raises:
+        ValueError: If `kind` is none of the four.
+    """
+    options = {"name": name, "epsilon": EPSILON, **options}
+    if kind == "frozen":
+        return FrozenBatchNormalization(**options)
+    if kind == "batch":
+        return keras.layers.BatchNormalization(**{"momentum": 0.9, **options})
+    if kind == "group":
+        return keras.layers.GroupNormalization(**{"groups": 32, **options})
+    if kind == "layer":
+        return keras.layers.LayerNormalization(**options)
+    raise ValueError(f"`kind` of a normalisation must be one of {NORM_KINDS}. Received: kind={kind!r}")

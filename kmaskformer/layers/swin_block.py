@@ -1,0 +1,134 @@
+"""The residual block of Swin Transformer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from kmaskformer.layers.drop_path import DropPath
+from kmaskformer.layers.normalization import make_norm
+from kmaskformer.layers.window_attention import WindowAttention, join_windows, linear, split_windows
+
+
+@keras.saving.register_keras_serializable(package="kmaskformer")
+class SwinBlock(keras.layers.Layer):
+    """`x + attention(norm1(x))`, then `x + mlp(norm2(x))`; see `SwinTransformer` for the arguments.
+
+    With `shift`, windows lie `shift` pixels further down and right, so that information crosses their borders.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        shift: int = 0,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attention_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.dim, self.num_heads, self.window_size, self.shift = dim, num_heads, window_size, shift
+        self.mlp_ratio, self.qkv_bias, self.drop_rate = mlp_ratio, qkv_bias, drop_rate
+        self.attention_drop_rate, self.drop_path_rate = attention_drop_rate, drop_path_rate
+        self.norm1 = make_norm("layer", name="norm1", dtype=policy)
+        self.attn = WindowAttention(
+            dim, num_heads, window_size, qkv_bias, attention_drop_rate, drop_rate, name="attn", dtype=policy
+        )
+        self.norm2 = make_norm("layer", name="norm2", dtype=policy)
+        self.mlp = SwinMLP(dim, int(dim * mlp_ratio), drop_rate, name="mlp", dtype=policy)
+        self.drop_path = DropPath(drop_path_rate, name="drop_path", dtype=policy)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        for layer in (self.norm1, self.norm2, self.mlp):
+            layer.build(input_shape)
+        self.attn.build((None, self.window_size**2, self.dim))
+
+    def call(self, inputs: Any, window_mask: Any = None) -> Any:
+        """One block.
+
+        Args:
+            inputs: `(batch, height, width, dim)`.
+            window_mask: Mask of the shifted windows (see `shifted_window_mask`); needed only with `shift`.
+
+        Returns:
+            Same shape as `inputs`.
+        """
+        x = inputs + self.drop_path(self._attend(self.norm1(inputs), window_mask))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "dim": self.dim,
+            "num_heads": self.num_heads,
+            "window_size": self.window_size,
+            "shift": self.shift,
+            "mlp_ratio": self.mlp_ratio,
+            "qkv_bias": self.qkv_bias,
+            "drop_rate": self.drop_rate,
+            "attention_drop_rate": self.attention_drop_rate,
+            "drop_path_rate": self.drop_path_rate,
+        }
+
+    def _attend(self, x: Any, window_mask: Any) -> Any:
+        _, height, width, _ = ops.shape(x)
+        x = pad_to_multiple(x, self.window_size)
+        _, padded_height, padded_width, _ = ops.shape(x)
+        if self.shift:
+            x = ops.roll(x, (-self.shift, -self.shift), axis=(1, 2))
+        windows = self.attn(split_windows(x, self.window_size), window_mask=window_mask if self.shift else None)
+        x = join_windows(windows, self.window_size, padded_height, padded_width)
+        if self.shift:
+            x = ops.roll(x, (self.shift, self.shift), axis=(1, 2))
+        return x[:, :height, :width, :]
+
+
+@keras.saving.register_keras_serializable(package="kmaskformer")
+class SwinMLP(keras.layers.Layer):
+    """Linear, GELU, linear, with dropout after each linear layer."""
+
+    def __init__(self, dim: int, hidden_dim: int, drop_rate: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dim, self.hidden_dim, self.drop_rate = dim, hidden_dim, drop_rate
+        self.fc1 = linear(hidden_dim, dim, "fc1", self.dtype_policy)
+        self.fc2 = linear(dim, hidden_dim, "fc2", self.dtype_policy)
+        self.drop = keras.layers.Dropout(drop_rate, name="drop", dtype=self.dtype_policy)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self.fc1.build(input_shape)
+        self.fc2.build((*input_shape[:-1], self.hidden_dim))
+
+    def call(self, inputs: Any) -> Any:
+        """`(..., dim)` to the same shape."""
+        return self.drop(self.fc2(self.drop(gelu(self.fc1(inputs)))))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"dim": self.dim, "hidden_dim": self.hidden_dim, "drop_rate": self.drop_rate}
+        return {**super().get_config(), **config}
+
+
+def gelu(x: Any) -> Any:
+    """Exact GELU. Keras' own emits `Erfc`, which ONNX runtimes reject."""
+    return 0.5 * x * (1.0 + ops.erf(x * (1.0 / math.sqrt(2.0))))
+
+
+def pad_to_multiple(x: Any, multiple: int) -> Any:
+    """Zeros on the right and bottom of `(batch, height, width, channels)` up to multiples of `multiple`."""
+    bottom, right = (-side % multiple for side in ops.shape(x)[1:3])
+    if isinstance(bottom, int) and isinstance(right, int) and bottom == right == 0:
+        return x
+    return ops.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)))

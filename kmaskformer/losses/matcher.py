@@ -1,0 +1,162 @@
+"""Bipartite matching between queries and ground-truth segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from kmaskformer.losses.mask_losses import ALPHA
+from kmaskformer.ops.assignment import solve_assignment, solve_assignment_on_host
+from kmaskformer.ops.masks import pad_targets, target_masks
+from kmaskformer.structures import ModelOutputs, Targets
+
+Tensor = Any
+
+SOLVERS = {"in_graph": solve_assignment, "scipy": solve_assignment_on_host}
+
+
+@keras.saving.register_keras_serializable(package="kmaskformer")
+class HungarianMatcher:
+    """Matches each ground-truth segment to one query, at the lowest total cost per image.
+
+    The cost of a pair is `cost_class · (-p(class)) + cost_mask · focal + cost_dice · dice`, the mask terms at the size
+    of the mask logits. Class probabilities enter as they are rather than as a log-likelihood; the constant 1 that would
+    make the term a loss changes no matching.
+
+    Everything is computed in float32, under any precision policy, and no gradient flows through the matching.
+
+    Args:
+        cost_class: Weight of the class term.
+        cost_mask: Weight of the focal term.
+        cost_dice: Weight of the dice term.
+        solver: `"in_graph"` (exact, compiles under XLA) or `"scipy"` (on the host). With TensorFlow, the second is a
+            Python function in the graph, which XLA cannot compile: see `supports_jit`.
+
+    Raises:
+        ValueError: If the solver is unknown or all weights are 0.
+    """
+
+    def __init__(
+        self, cost_class: float = 1.0, cost_mask: float = 20.0, cost_dice: float = 1.0, solver: str = "in_graph"
+    ) -> None:
+        if solver not in SOLVERS:
+            raise ValueError(f"`solver` must be one of {sorted(SOLVERS)}. Received: solver={solver!r}")
+        if not any((cost_class, cost_mask, cost_dice)):
+            raise ValueError(
+                "At least one of `cost_class`, `cost_mask` and `cost_dice` must not be 0. "
+                f"Received: {cost_class}, {cost_mask}, {cost_dice}"
+            )
+        self.cost_class = cost_class
+        self.cost_mask = cost_mask
+        self.cost_dice = cost_dice
+        self.solver = solver
+
+    @property
+    def supports_jit(self) -> bool:
+        """Whether a step with this matcher can be compiled with `jit_compile=True`."""
+        return self.solver == "in_graph" or keras.backend.backend() == "jax"
+
+    def __call__(self, outputs: ModelOutputs, targets: Targets) -> Tensor:
+        """Matches the last layer's predictions.
+
+        Args:
+            outputs: `class_logits` `(batch, queries, classes + 1)` and `mask_logits` `(batch, queries, h, w)`.
+            targets: A batch of targets; see `pad_targets` for their size.
+
+        Returns:
+            `(batch, segments)` int32: the query of each segment; -1 for padding of the table and, where an image has
+            more segments than there are queries, for the segments left over.
+        """
+        return self.match_layers([outputs], targets)[0]
+
+    def match_layers(self, layers: Sequence[ModelOutputs], targets: Targets) -> Tensor:
+        """Matches the predictions of several decoder layers, all solved as one batch.
+
+        Args:
+            layers: Outputs of each layer; their masks have one size.
+            targets: A batch of targets.
+
+        Returns:
+            `(layers, batch, segments)` int32, as `__call__` returns it.
+        """
+        mask_size = ops.shape(layers[0]["mask_logits"])[-2:]
+        masks = target_masks(pad_targets(targets, mask_size), mask_size, dtype="float32")
+        valid = ops.cast(targets["valid"], "bool")
+        labels = ops.where(valid, ops.cast(targets["labels"], "int32"), 0)
+        costs = ops.concatenate([self.costs(layer, labels, masks) for layer in layers], axis=0)
+        queries = SOLVERS[self.solver](costs, ops.tile(valid, (len(layers), 1)))
+        return ops.reshape(queries, (len(layers), *ops.shape(valid)))
+
+    def costs(self, outputs: ModelOutputs, labels: Tensor, masks: Tensor) -> Tensor:
+        """Cost of every pair of a query and a segment.
+
+        Args:
+            outputs: `class_logits` `(batch, queries, classes + 1)` and `mask_logits` `(batch, queries, h, w)`.
+            labels: `(batch, segments)` int32, each a class.
+            masks: `(batch, segments, h, w)` float32, 0 or 1.
+
+        Returns:
+            `(batch, queries, segments)` float32.
+        """
+        class_logits, mask_logits = (
+            ops.cast(ops.stop_gradient(outputs[key]), "float32") for key in ("class_logits", "mask_logits")
+        )
+        batch, _, height, width = ops.shape(mask_logits)
+        mask_logits = ops.reshape(mask_logits, (batch, -1, height * width))
+        masks = ops.reshape(ops.cast(masks, "float32"), (batch, -1, height * width))
+        return (
+            self.cost_class * class_cost(class_logits, labels)
+            + self.cost_mask * focal_cost(mask_logits, masks)
+            + self.cost_dice * dice_cost(mask_logits, masks)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            "cost_class": self.cost_class,
+            "cost_mask": self.cost_mask,
+            "cost_dice": self.cost_dice,
+            "solver": self.solver,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> HungarianMatcher:
+        """The matcher that `get_config` described."""
+        return cls(**config)
+
+
+def class_cost(class_logits: Tensor, labels: Tensor) -> Tensor:
+    """`-softmax(class_logits)[query, label]`, `(batch, queries, segments)`."""
+    probs = ops.softmax(class_logits, axis=-1)
+    return -ops.take_along_axis(probs, ops.expand_dims(labels, 1), axis=-1)
+
+
+def focal_cost(mask_logits: Tensor, masks: Tensor) -> Tensor:
+    """Focal loss of every pair, mean over pixels.
+
+    The loss is linear in the mask: `sum(background) + sum((foreground - background) · mask)`, one matrix product.
+
+    Args:
+        mask_logits: `(batch, queries, pixels)`.
+        masks: `(batch, segments, pixels)`, 0 or 1.
+
+    Returns:
+        `(batch, queries, segments)`.
+    """
+    probs, background_bce = ops.sigmoid(mask_logits), ops.softplus(mask_logits)
+    foreground = ALPHA * ops.square(1.0 - probs) * (background_bce - mask_logits)
+    background = (1.0 - ALPHA) * ops.square(probs) * background_bce
+    pairs = ops.matmul(foreground - background, ops.swapaxes(masks, 1, 2))
+    num_pixels = ops.cast(ops.shape(mask_logits)[-1], "float32")
+    return (pairs + ops.sum(background, axis=-1, keepdims=True)) / num_pixels
+
+
+def dice_cost(mask_logits: Tensor, masks: Tensor) -> Tensor:
+    """Dice loss of every pair; arguments and result as in `focal_cost`."""
+    probs = ops.sigmoid(mask_logits)
+    overlap = ops.matmul(probs, ops.swapaxes(masks, 1, 2))
+    total = ops.sum(probs, axis=-1)[:, :, None] + ops.sum(masks, axis=-1)[:, None, :]
+    return 1.0 - (2.0 * overlap + 1.0) / (total + 1.0)

@@ -1,0 +1,31 @@
+"""Write images of a dataset as files: `python scripts/draw_samples.py --config C --split val --count 4 --output DIR`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from kmaskformer import build
+from kmaskformer.config import load_config
+
+
+def main() -> None:
+    """Parse the arguments and write the first images of a split as PNG."""
+    parser = argparse.ArgumentParser(description="Write the first images of a dataset as PNG files.")
+    parser.add_argument("--config", required=True, help="YAML file of the experiment")
+    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
+    parser.add_argument("--split", default="val", choices=("train", "val"))
+    parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--output", required=True, help="folder; created")
+    arguments = parser.parse_args()
+    reader = build.build_reader(load_config(arguments.config, arguments.set).data, arguments.split)
+    output = Path(arguments.output)
+    output.mkdir(parents=True, exist_ok=True)
+    for index in range(min(arguments.count, len(reader))):
+        Image.fromarray(reader[index]["image"]).save(output / f"image_{index}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Score trained weights: `python scripts/evaluate.py --config C --weights runs/x/model.keras --output scores`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+from kmaskformer import build, experiment
+from kmaskformer.config import load_config
+
+
+def main() -> None:
+    """Parse the arguments, evaluate, print and write the scores."""
+    parser = argparse.ArgumentParser(description="Evaluate a model on the validation split of a configuration.")
+    parser.add_argument("--config", required=True, help="YAML file of the experiment")
+    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
+    parser.add_argument("--weights", required=True, help=".keras or .weights.h5 file, or a run's folder")
+    parser.add_argument("--output", help="folder for metrics.json and pictures")
+    arguments = parser.parse_args()
+    config = load_config(arguments.config, arguments.set)
+    model, scores = experiment.evaluate(config, arguments.weights)
+    for name, value in scores.items():
+        print(f"{name:40} {value:.4f}")
+    if arguments.output:
+        _write(Path(arguments.output), config, model, scores)
+
+
+def _write(output: Path, config: object, model: object, scores: dict[str, float]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
+    (output / "metrics.json").write_text(json.dumps(finite, indent=1) + "\n", encoding="utf-8")
+    segmenter = experiment.build_segmenter(
+        model, config, experiment.picture_task(config), config.evaluation.inference
+    )
+    sheet = experiment.draw_predictions(segmenter, build.build_reader(config.data, "val"))
+    sheet.save(output / "predictions.png")
+    print(f"Scores: {output / 'metrics.json'}\nPictures: {output / 'predictions.png'}")
+
+
+if __name__ == "__main__":
+    main()

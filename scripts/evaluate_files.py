@@ -1,0 +1,65 @@
+"""Scores prediction files against truth files; needs no model.
+
+    python scripts/evaluate_files.py panoptic --truth panoptic_val2017.json --predictions predictions.json \
+        --truth-folder panoptic_val2017 --predictions-folder predictions --output metrics.json
+    python scripts/evaluate_files.py instance --truth instances_val2017.json --predictions results.json
+    python scripts/evaluate_files.py semantic --truth labels/ --predictions predicted/ --classes 150
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from kmaskformer.evaluation import score_files
+from kmaskformer.evaluation.files import format_scores, write_metrics
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=("panoptic", "instance", "semantic"))
+    parser.add_argument("--truth", required=True, help="JSON, or for semantic a folder of label PNGs")
+    parser.add_argument("--predictions", required=True, help="the same kind of file or folder")
+    parser.add_argument("--truth-folder", help="panoptic PNGs; by default the JSON's path without .json")
+    parser.add_argument("--predictions-folder", help="panoptic PNGs; by default the JSON's path without .json")
+    parser.add_argument("--classes", type=int, help="number of classes in label PNGs")
+    parser.add_argument("--ignore", type=int, help="unlabelled value in label PNGs (255; 65535 above 255 classes)")
+    parser.add_argument("--void-to-class", type=int, help="count predictions outside 0..K-1 as this class")
+    parser.add_argument("--output", help="write the scores, per class too, to this .json or .csv")
+    options = parser.parse_args(arguments)
+    if options.task == "semantic" and not options.truth.endswith(".json") and options.classes is None:
+        parser.error("label PNGs do not tell how many classes there are; add --classes N")
+    return options
+
+
+def score(options: argparse.Namespace) -> dict[str, float]:
+    if options.task == "instance":
+        return score_files.score_instance_files(options.truth, options.predictions)
+    files = (options.truth, options.predictions)
+    folders = (options.truth_folder, options.predictions_folder)
+    if options.task == "panoptic":
+        return score_files.score_panoptic_files(*files, *folders)
+    if options.truth.endswith(".json"):
+        return score_files.score_semantic_from_panoptic(*files, *folders, void_to_class=options.void_to_class)
+    ignore = options.ignore if options.ignore is not None else 255 if options.classes <= 255 else 65535
+    return score_files.score_semantic_folders(
+        *files, num_classes=options.classes, ignore_value=ignore, void_to_class=options.void_to_class
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        scores = score(options)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(format_scores(scores))
+    if options.output:
+        print(f"written: {write_metrics(scores, options.output)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# From nothing to a trained model: install into .venv, train on generated scenes, evaluate and predict.
+# `--smoke` does the same with a handful of steps, so that the tests can keep this script honest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/install.sh tensorboard
+export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
+output="${QUICKSTART_OUTPUT:-runs/quickstart}"
+config=configs/shapes/panoptic/maskformer_resnet18.yaml
+overrides=()
+if [ "${1:-}" = "--smoke" ]; then
+    overrides=(--set training.steps=4 training.evaluate_every=4 training.checkpoint_every=2 data.train.count=16
+        data.val.count=4 data.batch_size=4)
+fi
+python=.venv/bin/python
+echo "Training on generated scenes; the run's folder is $output"
+if [ -f "$output/model.keras" ]; then
+    echo "$output/model.keras is there already: training is skipped. Delete $output to train anew."
+else
+    "$python" scripts/train.py --config "$config" "${overrides[@]}" --output "$output" --resume
+fi
+"$python" scripts/evaluate.py --config "$config" "${overrides[@]}" --weights "$output" --output "$output/evaluation" \
+    > "$output/evaluation.txt"
+"$python" scripts/draw_samples.py --config "$config" "${overrides[@]}" --split val --count 4 --output "$output/samples"
+"$python" scripts/predict.py --weights "$output" --input "$output/samples" --output "$output/predictions" --task panoptic
+grep -E "^(panoptic/PQ|semantic/mIoU) " "$output/evaluation.txt"
+echo "Contact sheet (image, truth, prediction): $output/evaluation/predictions.png"
+echo "Weights for scripts/predict.py: $output/model.keras"

@@ -1,0 +1,47 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root folder of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """Folder with the golden outputs and the real images; it lies beside the checkout where it is available."""
+    folder = Path(os.environ.get("KMASKFORMER_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no golden outputs and real images at {folder}; set KMASKFORMER_SHARED to run this test")
+    return folder
+
+
+@pytest.fixture()
+def rng() -> np.random.Generator:
+    """Random numbers that are the same in every run."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def golden(shared_folder: Path) -> ModuleType:
+    """The module `golden.py`, with `golden.case(name)` to open a case."""
+    spec = importlib.util.spec_from_file_location("golden", REPOSITORY / "tests" / "golden.py")
+    module = sys.modules["golden"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.case = lambda name: module.GoldenCase(name, shared_folder / "golden" / name)
+    return module

@@ -1,0 +1,97 @@
+"""Generated scenes: exact truth, determinism, variety."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from kmaskformer.data import synthetic
+from kmaskformer.data.synthetic import SHAPES_INFO, Shapes
+
+
+def test_truth_is_a_partition_with_a_compact_table():
+    reader = Shapes(40, image_size=(96, 128))
+    for sample in reader:
+        segment_map, labels = sample["segment_map"], sample["labels"]
+        assert sample["image"].shape == (96, 128, 3) and sample["image"].dtype == np.uint8
+        assert segment_map.shape == (96, 128) and segment_map.dtype == labels.dtype == np.int32
+        np.testing.assert_array_equal(np.unique(segment_map), np.arange(len(labels)))
+        assert not sample["is_crowd"].any() and sample["is_crowd"].shape == labels.shape
+        stuff = [label for label in labels if label in SHAPES_INFO.stuff_ids]
+        assert len(stuff) == len(set(stuff)) >= 1
+        things = np.isin(labels, SHAPES_INFO.thing_ids)
+        areas = np.bincount(segment_map.ravel())
+        assert things.sum() <= 8 and (areas[things] >= 61).all()
+
+
+def test_truth_is_what_is_painted(rng):
+    """A flat shape on a flat ground shows exactly where the map says it is."""
+    shapes = [synthetic._place_shape(rng, (128, 128)) for _ in range(6)]
+    kept = synthetic._keep_visible(shapes, (128, 128))
+    owner = synthetic._owner_map(kept, (128, 128))
+    assert 1 <= len(kept) <= 6
+    for index, shape in enumerate(kept):
+        canvas = np.full((128, 128), -1)
+        canvas[shape.rows, shape.columns][shape.distance < 0] = 0
+        inside = canvas == 0
+        above = np.isin(owner, range(index + 1, len(kept)))
+        np.testing.assert_array_equal(owner == index, inside & ~above)
+
+
+def test_hidden_shapes_are_taken_away():
+    small, large = (np.full((100, 100), -1.0, np.float32) for _ in range(2))
+    small[10:] = 1
+    shape = synthetic._Shape("square", 40.0, slice(0, 100), slice(0, 100), small, small, small)
+    cover = synthetic._Shape("square", 40.0, slice(0, 100), slice(0, 100), large, large, large)
+    assert [s is cover for s in synthetic._keep_visible([shape, cover], (100, 100))] == [True]
+
+
+def test_a_scene_depends_on_seed_and_index_alone():
+    first, again, other = Shapes(5, seed=3), Shapes(9, seed=3), Shapes(5, seed=4)
+    np.testing.assert_array_equal(first[4]["image"], again[4]["image"])
+    np.testing.assert_array_equal(first[4]["segment_map"], again[4]["segment_map"])
+    assert (first[4]["image"] != other[4]["image"]).mean() > 0.5
+    assert (first[4]["image"] != first[3]["image"]).mean() > 0.5
+    assert first[4]["image_id"] == "3_000004"
+
+
+def test_every_class_occurs_and_color_does_not_tell_it():
+    reader = Shapes(150, image_size=(64, 64))
+    colors = {label: [] for label in range(SHAPES_INFO.num_classes)}
+    for sample in reader:
+        for index, label in enumerate(sample["labels"]):
+            colors[int(label)].append(sample["image"][sample["segment_map"] == index].mean(axis=0))
+    counts = [len(values) for values in colors.values()]
+    assert min(counts) > 20
+    for label in SHAPES_INFO.thing_ids:
+        assert np.std(colors[label], axis=0).min() > 30
+    means = np.array([np.mean(colors[label], axis=0) for label in SHAPES_INFO.thing_ids])
+    assert np.ptp(means, axis=0).max() < 50
+
+
+@pytest.mark.parametrize("image_size", [(32, 32), (33, 200), (240, 100)])
+def test_any_size(image_size):
+    for sample in Shapes(5, image_size=image_size):
+        assert sample["image"].shape == (*image_size, 3)
+        np.testing.assert_array_equal(np.unique(sample["segment_map"]), np.arange(len(sample["labels"])))
+
+
+def test_drawing_is_fast():
+    reader = Shapes(30)
+    start = time.process_time()
+    for index in range(30):
+        reader[index]
+    assert (time.process_time() - start) / 30 < 0.03  # 0.005 on an idle core
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"`count` must be a positive number of scenes. Received: count=0"):
+        Shapes(0)
+    with pytest.raises(ValueError, match=r"at least 32 .* image_size=\(16, 64\)"):
+        Shapes(1, image_size=(16, 64))
+    with pytest.raises(ValueError, match="max_objects=0"):
+        Shapes(1, max_objects=0)
+    with pytest.raises(IndexError, match="Scene 3 of a dataset of 3"):
+        Shapes(3)[3]

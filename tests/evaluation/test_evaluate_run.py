@@ -1,0 +1,192 @@
+"""`evaluate` on a dataset made by hand, with a model that reads its prediction off the image."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
+from kmaskformer.evaluation.run import Evaluation, evaluate
+from kmaskformer.structures import DatasetInfo
+
+INFO = DatasetInfo("toy", ("person", "sky", "sea"), thing_ids=(0,))
+TRUE_CLASSES = (0, 0, 1)
+
+
+class ReadingModel:
+    """Reads in the red channel which of three segments a pixel is in (1..3); each query takes one, with its class."""
+
+    num_classes = 3
+    dataset_info = INFO
+
+    def __init__(self, classes=TRUE_CLASSES):
+        self.class_logits = 16.0 * tf.one_hot([classes], 4)
+        self.traces = 0
+
+    def padded_size(self, height, width):
+        return -(-height // 16) * 16, -(-width // 16) * 16
+
+    def __call__(self, inputs, training=None):
+        self.traces += 1
+        red = tf.cast(inputs["images"][..., 0], tf.int32)
+        height, width = tf.shape(red)[1], tf.shape(red)[2]
+        padded = self.padded_size(height, width)
+        red = tf.pad(red, ((0, 0), (0, padded[0] - height), (0, padded[1] - width)))[:, ::4, ::4]
+        masks = tf.stack([tf.where(red == segment, 12.0, -12.0) for segment in (1, 2, 3)], axis=1)
+        batch = tf.shape(red)[0]
+        aux = [{"class_logits": masks, "mask_logits": masks}]
+        return {"class_logits": tf.tile(self.class_logits, (batch, 1, 1)), "mask_logits": masks, "aux_outputs": aux}
+
+
+def element(cells, scale=2):
+    """Input of 4 pixels a cell; truth of `4 * scale` pixels a cell; cell values 0..2, -1 = void."""
+    cells = np.array(cells, np.int32)
+    image = np.kron(cells + 1, np.ones((4, 4), np.int32))
+    truth = np.kron(cells, np.ones((4 * scale, 4 * scale), np.int32))
+    inputs = {"images": np.repeat(image[..., None], 3, -1).astype(np.uint8), "image_sizes": np.array(image.shape)}
+    targets = {
+        "segment_map": truth,
+        "labels": np.array(TRUE_CLASSES, np.int32),
+        "valid": np.ones(3, bool),
+        "is_crowd": np.zeros(3, bool),
+        "image_id": np.bytes_(b"image"),
+        "original_size": np.array(truth.shape, np.int32),
+    }
+    return inputs, targets
+
+
+# Stripes, because a bilinear resize keeps straight borders where they are but rounds corners.
+ELEMENTS = [element([[0, 1, 2, 2]]), element([[0, 0, 1, 1, 2]] * 2, scale=1), element([[2, -1, 1, 0]] * 3)]
+
+
+def dataset_of(elements=ELEMENTS, batch_size=2):
+    def generate():
+        yield from elements
+
+    shapes = {key: [None] * np.ndim(value) for part in elements[0] for key, value in part.items()}
+    types = {key: np.asarray(value).dtype for part in elements[0] for key, value in part.items()}
+    types |= {"image_id": tf.string, "image_sizes": tf.int32}
+    shapes |= {"image_sizes": [2], "original_size": [2]}
+    signature = tuple({key: tf.TensorSpec(shapes[key], types[key]) for key in part} for part in elements[0])
+    fills = ({"images": np.uint8(0), "image_sizes": 0}, dict.fromkeys(elements[0][1], 0))
+    fills[1].update(segment_map=-1, valid=False, is_crowd=False, image_id="")
+    return tf.data.Dataset.from_generator(generate, output_signature=signature).padded_batch(
+        batch_size, padding_values=fills
+    )
+
+
+def evaluators():
+    return [SemanticEvaluator(), PanopticEvaluator()]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_perfect_model(batch_size, capsys):
+    scores = evaluate(ReadingModel(), dataset_of(batch_size=batch_size), evaluators(), progress=False)
+    assert scores["panoptic/PQ"] == scores["panoptic/PQ_things"] == scores["panoptic/PQ_stuff"] == 1.0
+    assert scores["semantic/mIoU"] == scores["semantic/IoU/person"] == 1.0
+    assert math.isnan(scores["semantic/IoU/sea"]) and math.isnan(scores["panoptic/PQ/sea"])
+    assert (scores["evaluation/images"], scores["evaluation/failed_images"]) == (3, 0)
+    assert all(type(value) is float for value in scores.values())
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("inference", ["default", "general"])
+def test_a_half_wrong_model(inference):
+    # The second person is called sea.
+    tools = [SemanticEvaluator(inference), PanopticEvaluator(inference=inference)]
+    scores = evaluate(ReadingModel((0, 2, 1)), dataset_of(ELEMENTS[:1]), tools, progress=False)
+    assert scores["semantic/IoU/person"] == pytest.approx(1 / 2)
+    assert scores["semantic/mIoU"] == pytest.approx((1 / 2 + 1 + 0) / 3)
+    assert scores["semantic/mIoU_truth_classes"] == pytest.approx((1 / 2 + 1) / 2)
+    assert scores["semantic/fwIoU"] == pytest.approx(3 / 4)
+    assert scores["semantic/pACC"] == pytest.approx(3 / 4)
+    scores = evaluate(ReadingModel((0, 2, 1)), dataset_of(), tools, progress=False)
+    person = (scores["panoptic/TP/person"], scores["panoptic/FP/person"], scores["panoptic/FN/person"])
+    assert person == (3, 0, 3) and scores["panoptic/FP/sea"] == 3
+    # Person 3 / (3 + 1.5), sky 1, sea 0.
+    assert scores["panoptic/PQ"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert scores["panoptic/PQ_things"] == pytest.approx(2 / 3)
+    # A cell has 64, 16 and 64 pixels in the three images.
+    assert scores["semantic/IoU/person"] == pytest.approx((64 + 4 * 16 + 3 * 64) / (2 * 64 + 8 * 16 + 6 * 64))
+
+
+def test_one_graph_serves_all_sizes_and_runs():
+    model = ReadingModel()
+    evaluation = Evaluation(model, evaluators())
+    first = evaluation.run(dataset_of(batch_size=1), progress=False)
+    assert model.traces == 1
+    second = evaluation.run(dataset_of(batch_size=2), progress=False)
+    assert model.traces == 1
+    assert {k: v for k, v in first.items() if not math.isnan(v)} == {
+        k: v for k, v in second.items() if not math.isnan(v)
+    }
+
+
+def test_a_bad_image_is_left_out_and_reported():
+    inputs, targets = ELEMENTS[0]
+    bad = (inputs, {**targets, "labels": np.array([0, 0, 77], np.int32), "image_id": np.bytes_(b"bad one")})
+    with pytest.warns(RuntimeWarning, match="left out of the scores: bad one: .*77"):
+        scores = evaluate(ReadingModel(), dataset_of([*ELEMENTS, bad]), SemanticEvaluator(), progress=False)
+    assert (scores["evaluation/images"], scores["evaluation/failed_images"]) == (3, 1)
+    assert scores["semantic/mIoU"] == 1.0
+
+
+def test_a_batch_that_cannot_be_read_is_left_out():
+    def load(number, batch):
+        with tf.control_dependencies([tf.debugging.Assert(number != 1, ["unreadable"])]):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    broken = dataset_of(batch_size=1).enumerate().map(lambda number, batch: load(number, batch))
+    with pytest.warns(RuntimeWarning, match="batch 1, which cannot be read"):
+        scores = evaluate(ReadingModel(), broken, evaluators(), progress=False)
+    assert (scores["evaluation/images"], scores["evaluation/failed_images"]) == (2, 1)
+
+
+def test_a_model_that_fails_for_one_batch():
+    class Failing(ReadingModel):
+        def __call__(self, inputs, training=None):
+            with tf.control_dependencies([tf.debugging.Assert(tf.shape(inputs["images"])[1] < 12, ["too tall"])]):
+                return super().__call__({**inputs, "images": tf.identity(inputs["images"])}, training)
+
+    with pytest.warns(RuntimeWarning, match="left out of the scores: image"):
+        scores = evaluate(Failing(), dataset_of(batch_size=1), evaluators(), progress=False)
+    assert (scores["evaluation/images"], scores["panoptic/PQ"]) == (2, 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_nothing_that_works_is_an_error_not_a_score():
+    wrong = [(inputs, {**targets, "labels": np.array([0, 0, 77], np.int32)}) for inputs, targets in ELEMENTS]
+    for elements in (wrong, wrong[:1]):
+        with pytest.raises(ValueError, match="77"):
+            evaluate(ReadingModel(), dataset_of(elements), SemanticEvaluator(), progress=False)
+
+
+def test_the_progress_bar_shows(capsys):
+    evaluate(ReadingModel(), dataset_of(), SemanticEvaluator())
+    assert "evaluate" in capsys.readouterr().err
+
+
+def test_label_space_of_dataset_model_or_numbers():
+    dataset = dataset_of()
+    dataset.dataset_info = DatasetInfo("other", ("a", "b", "c"))
+    assert "semantic/IoU/b" in evaluate(ReadingModel(), dataset, SemanticEvaluator(), progress=False)
+    model = ReadingModel()
+    model.dataset_info = None
+    assert "semantic/IoU/class 1" in evaluate(model, dataset_of(), SemanticEvaluator(), progress=False)
+    dataset.dataset_info = DatasetInfo("two", ("a", "b"))
+    with pytest.raises(ValueError, match="a model of 3 and dataset 'two' of 2 classes"):
+        evaluate(model, dataset, SemanticEvaluator())
+    model.num_classes = None
+    with pytest.raises(ValueError, match="so the classes are unknown"):
+        evaluate(model, dataset_of(), SemanticEvaluator())
+
+
+def test_errors_about_the_dataset():
+    with pytest.raises(ValueError, match="an empty dataset"):
+        evaluate(ReadingModel(), [], SemanticEvaluator(), progress=False)
+    training = dataset_of().map(lambda inputs, targets: (inputs, {"labels": targets["labels"]}))
+    with pytest.raises(ValueError, match=r'missing: segment_map.*split="val"'):
+        evaluate(ReadingModel(), training, SemanticEvaluator(), progress=False)

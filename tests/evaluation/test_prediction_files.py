@@ -1,0 +1,143 @@
+"""Prediction files are written as the official tools read them, and metrics as JSON, CSV and text."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from kmaskformer.data.images import read_label_map, read_panoptic_ids
+from kmaskformer.evaluation import files
+from kmaskformer.structures import DatasetInfo
+
+INFO = DatasetInfo("toy", ("person", "sky"), thing_ids=(0,), dataset_ids=(1, 187))
+
+
+def test_panoptic_round_trip(tmp_path):
+    writer = files.PanopticWriter(tmp_path / "predictions.json", INFO)
+    segmentation = np.array([[0, 1, 1], [2**24 - 1, 70000, 0]], np.int32)
+    segments = [{"id": 1, "category_id": 0, "area": 2}, {"id": 70000, "category_id": 1}]
+    writer.add("000000000139", segmentation, [*segments, {"id": 2**24 - 1, "category_id": 1}])
+    writer.add("city/street", np.zeros((2, 2), np.int32), [])
+    content = json.loads(writer.save().read_text())
+    assert content["categories"][1] == {"id": 187, "name": "sky", "isthing": 0}
+    assert content["annotations"][0]["segments_info"][:2] == [
+        {"id": 1, "category_id": 1, "area": 2, "iscrowd": 0},
+        {"id": 70000, "category_id": 187, "area": 1, "iscrowd": 0},
+    ]
+    file = files.read_panoptic_file(tmp_path / "predictions.json")
+    assert list(file.annotations) == [139, "city/street"]
+    annotation = file.annotations[139]
+    np.testing.assert_array_equal(read_panoptic_ids(file.folder / annotation["file_name"]), segmentation)
+    info = files.info_of_categories(file.categories, name="toy")
+    assert (info.class_names, info.thing_ids, info.dataset_ids) == (INFO.class_names, (0,), (1, 187))
+
+
+def test_categories_are_numbered_by_their_ids_and_told_apart():
+    info = files.info_of_categories([{"id": 90, "name": "x", "isthing": 0}, {"id": 3, "name": "x"}, {"id": 5}])
+    assert info.class_names == ("x 3", "5", "x 90")
+    assert info.thing_ids == (0, 1)
+
+
+@pytest.mark.parametrize(("highest", "dtype"), [(255, np.uint8), (846, np.uint16)])
+def test_label_maps(tmp_path, highest, dtype):
+    from PIL import Image
+
+    labels = np.array([[0, highest], [3, 4]])
+    files.write_label_map(tmp_path / "new" / "a.png", labels)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "new" / "a.png"), labels)
+    assert np.asarray(Image.open(tmp_path / "new" / "a.png")).dtype == dtype
+
+
+def test_label_maps_with_dataset_ids(tmp_path):
+    files.write_label_map(tmp_path / "a.png", np.array([[0, 1]]), INFO.dataset_ids)
+    assert read_label_map(tmp_path / "a.png").tolist() == [[1, 187]]
+
+
+def masks(rng):
+    blob = np.zeros((40, 50), bool)
+    blob[3:30, 5:45] = True
+    blob[10:12, :] = False
+    yield from (blob, ~blob, rng.random((13, 17)) < 0.5, np.zeros((4, 5), bool), np.ones((4, 5), bool))
+    yield np.arange(70000).reshape(100, 700) == 69999
+
+
+def test_mask_run_lengths(rng):
+    for mask in masks(rng):
+        encoded = files.encode_mask(mask)
+        np.testing.assert_array_equal(files.decode_mask(encoded), mask)
+    assert files.encode_mask(np.array([[0, 1], [0, 1]])) == {"size": [2, 2], "counts": "22"}
+    plain = {"size": [2, 3], "counts": [1, 2, 3]}
+    assert files.decode_mask(plain).astype(int).tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def test_mask_run_lengths_are_those_of_pycocotools(rng):
+    tools = pytest.importorskip("pycocotools.mask")
+    for mask in masks(rng):
+        expected = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert files.encode_mask(mask) == {"size": list(expected["size"]), "counts": expected["counts"].decode()}
+
+
+def test_instances_round_trip(tmp_path):
+    record = files.instance_record("000000000139", 18, np.float32(0.5), np.eye(3, dtype=bool))
+    files.write_instances(tmp_path / "results.json", [record])
+    (read,) = files.read_instances(tmp_path / "results.json")
+    assert (read["image_id"], read["category_id"], read["score"]) == (139, 18, 0.5)
+    np.testing.assert_array_equal(files.decode_mask(read["segmentation"]), np.eye(3))
+
+
+SCORES = {"panoptic/PQ": 0.5, "panoptic/PQ/person": float("nan"), "panoptic/TP/person": 12.0, "semantic/mIoU": np.nan}
+
+
+def test_metrics_as_json_and_csv(tmp_path):
+    content = json.loads(files.write_metrics(SCORES, tmp_path / "run" / "metrics.json").read_text())
+    assert content == {"panoptic/PQ": 0.5, "panoptic/PQ/person": None, "panoptic/TP/person": 12, "semantic/mIoU": None}
+    with files.write_metrics(SCORES, tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[:3] == [["name", "value"], ["panoptic/PQ", "0.5"], ["panoptic/PQ/person", ""]]
+
+
+def test_summary_and_table():
+    assert list(files.summarize(SCORES)) == ["panoptic/PQ", "semantic/mIoU"]
+    assert files.format_scores(SCORES).splitlines() == ["panoptic/PQ      0.5000", "semantic/mIoU         -"]
+    assert files.format_scores({"evaluation/images": 12.0}).endswith("12")
+
+
+def write(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("action", "error", "message"),
+    [
+        (lambda p: files.read_json(p / "a.json"), FileNotFoundError, "a.json: no such JSON file"),
+        (lambda p: files.read_json(write(p / "a.json", "{")), ValueError, "a.json: not readable as JSON"),
+        (lambda p: files.read_panoptic_file(write(p / "a.json", [])), ValueError, "a.json: expected a COCO panoptic"),
+        (
+            lambda p: files.read_panoptic_file(write(p / "a.json", {"annotations": []})),
+            FileNotFoundError,
+            "a: no such folder of panoptic PNGs for .*a.json",
+        ),
+        (
+            lambda p: files.read_panoptic_file(write(p / "a.json", {"annotations": [{"image_id": 1}]}), p),
+            ValueError,
+            r"one lacks file_name, segments_info. Received keys: \['image_id'\]",
+        ),
+        (
+            lambda p: files.read_instances(write(p / "a.json", [{"id": 1}])),
+            ValueError,
+            "a.json: expected a COCO result",
+        ),
+        (lambda p: files.info_of_categories([]), ValueError, "at least one category"),
+        (lambda p: files.write_metrics({}, p / "a.txt"), ValueError, r"\.json or \.csv. Received: path=.*a.txt"),
+        (lambda p: files.write_panoptic_png(p / "a.png", np.array([[2**24]])), ValueError, "0..16777215. Received: "),
+        (lambda p: files.write_label_map(p / "a.png", np.array([[-1]])), ValueError, "0..65535. Received: -1..-1"),
+        (lambda p: files.write_label_map(p / "a.png", np.array([[2]]), (1, 187)), ValueError, "0..1. Received: 2..2"),
+    ],
+)
+def test_errors(tmp_path, action, error, message):
+    with pytest.raises(error, match=message):
+        action(tmp_path)

@@ -1,0 +1,248 @@
+"""The callbacks in real `fit` runs of a small model that reports its loss terms as the package's models do."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from kmaskformer.training.callbacks import (
+    EvaluateCallback,
+    IntervalCallback,
+    LossProgressBar,
+    NonFiniteLossError,
+    PredictionPictures,
+    StopAtStep,
+    StopOnNonFinite,
+    TrainingLog,
+    current_step,
+    nonfinite_terms,
+    save_model,
+)
+from kmaskformer.training.checkpoint import RunCheckpoint, list_checkpoints
+from kmaskformer.training.optimizer import SGD
+from kmaskformer.training.run_log import RunLog
+from kmaskformer.training.schedules import WarmupPoly
+
+tf = pytest.importorskip("tensorflow")
+
+STEPS = 8
+
+
+class ToyModel(keras.Model):
+    """One weight per term; the terms are the batch's value times the weights, so that logs can be told."""
+
+    def __init__(self) -> None:
+        super().__init__(name="toy")
+        self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+        self.built = True
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean(self(data[0]))
+            terms = {"loss_ce": value, "loss_mask": 2 * value, "loss_dice": 3 * value, "loss_mask_0": value**2}
+            loss = tf.add_n(list(terms.values()))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {"loss": loss, **terms, "gradient_norm": self.optimizer.gradient_norm}
+
+
+def toy_model() -> ToyModel:
+    model = ToyModel()
+    rate = WarmupPoly(1e-3, total_steps=10, power=1.0)
+    model.compile(optimizer=SGD(rate, weight_decay=0.0, momentum=0.0, clip_norm=1e-9))
+    return model
+
+
+def batches(values=range(1, STEPS + 1)):
+    data = np.array(list(values), "float32")[:, None]
+    return tf.data.Dataset.from_tensor_slices((data, data)).batch(1)
+
+
+def fit(callbacks, model=None, values=range(1, STEPS + 1), **kwargs):
+    model = model or toy_model()
+    kwargs = {"verbose": 0, "epochs": 1, **kwargs}
+    return model, model.fit(batches(values), callbacks=callbacks, **kwargs)
+
+
+def test_all_terms_and_the_learning_rate_reach_the_log_and_tensorboard(tmp_path):
+    accumulator_module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = RunLog(tmp_path)
+    fit([TrainingLog(log, every_steps=3)])
+    log.close()
+    rows = log.rows("train")
+    assert [row["step"] for row in rows] == [3, 6, 8]
+    assert [row["loss_ce"] for row in rows] == pytest.approx([2.0, 5.0, 7.5], rel=1e-5)
+    assert [row["loss_mask_0"] for row in rows] == pytest.approx([14 / 3, 77 / 3, 113 / 2], rel=1e-5)
+    assert [row["learning_rate"] for row in rows] == pytest.approx([8e-4, 5e-4, 3e-4], rel=1e-5)
+    assert rows[0]["gradient_norm"] == pytest.approx(np.mean([6 * x + 2 * x * x for x in (1, 2, 3)]), rel=1e-5)
+    assert all(row["seconds_per_step"] > 0 and row["epoch"] == 0 for row in rows)
+    accumulator = accumulator_module.EventAccumulator(str(tmp_path / "tensorboard"))
+    accumulator.Reload()
+    names = {"loss", "loss_ce", "loss_mask", "loss_dice", "loss_mask_0", "gradient_norm", "learning_rate"}
+    assert {f"train/{name}" for name in names} <= set(accumulator.Tags()["tensors"])
+    events = [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in accumulator.Tensors("train/loss_dice")]
+    assert events == [(row["step"], pytest.approx(row["loss_dice"])) for row in rows]
+
+
+def test_the_progress_bar_shows_the_total_and_three_kinds(capsys):
+    fit([LossProgressBar()], verbose=1)
+    shown = capsys.readouterr().out
+    for name in ("loss:", "loss_ce:", "loss_mask:", "loss_dice:"):
+        assert name in shown
+    assert "loss_mask_0" not in shown and "gradient_norm" not in shown
+    last = shown.split("loss: ")[-1]
+    assert last.index("loss_ce") < last.index("loss_mask") < last.index("loss_dice")
+    assert "8/8" in shown
+
+
+def test_a_non_finite_loss_stops_the_run_names_the_term_and_saves_nothing(tmp_path):
+    run_log = RunLog(tmp_path, tensorboard=False)
+    checkpoint = RunCheckpoint(tmp_path / "checkpoints", every_steps=2)
+    with pytest.raises(NonFiniteLossError) as caught:
+        # The largest float32 is squared in one term only.
+        fit([StopOnNonFinite(), TrainingLog(run_log, 1), checkpoint], values=[1, 2, 3, 1e30, 5])
+    message = str(caught.value)
+    assert message.startswith("Update 4: loss_mask_0 inf, loss inf, gradient_norm inf. The run stops; saved weights")
+    assert "Finite: loss_ce 1e+30, loss_dice 3e+30, loss_mask 2e+30. A lower learning rate" in message
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_00000002"]
+    assert [row["step"] for row in run_log.rows()] == [1, 2, 3]
+
+
+def test_nonfinite_terms_puts_single_terms_first():
+    logs = {"gradient_norm": np.inf, "loss": np.nan, "loss_ce": 1.0, "loss_mask_2": np.nan}
+    assert list(nonfinite_terms(logs)) == ["loss_mask_2", "gradient_norm", "loss"]
+    assert nonfinite_terms(None) == {}
+
+
+def test_a_checkpoint_is_not_made_of_a_non_finite_state(tmp_path):
+    fit([RunCheckpoint(tmp_path, every_steps=1, keep=9)], values=[1, np.nan, np.nan])
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000001"]
+
+
+def test_stop_at_step_counts_over_epochs():
+    model, history = fit([StopAtStep(11)], epochs=5)
+    assert current_step(model) == 11
+    assert len(history.epoch) == 2
+
+
+class Recorder(IntervalCallback):
+    """Notes when it acted."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.steps = []
+
+    def act(self, step, logs):
+        self.steps.append(step)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "epochs", "expected"),
+    [
+        ({"every_steps": 3}, 1, [3, 6, 8]),
+        ({"every_steps": 3, "at_end": False}, 2, [3, 6, 9, 12, 15]),
+        ({"every_steps": 4}, 1, [4, 8]),
+        ({"every_epochs": 2}, 3, [16, 24]),
+        ({"every_epochs": 1, "every_steps": 4}, 1, [4, 8]),
+        ({}, 1, [8]),
+    ],
+)
+def test_intervals(arguments, epochs, expected):
+    recorder = Recorder(**arguments)
+    fit([recorder], epochs=epochs)
+    assert recorder.steps == expected
+
+
+def test_intervals_with_several_steps_per_execution():
+    model = ToyModel()
+    model.compile(optimizer=SGD(1e-3, momentum=0.0), steps_per_execution=4)
+    recorder = Recorder(every_steps=3)
+    fit([recorder], model)
+    assert recorder.steps == [4, 8]
+
+
+def test_intervals_go_on_from_the_optimizers_count():
+    model, _ = fit([])
+    recorder = Recorder(every_steps=10, at_end=False)
+    fit([recorder], model)
+    assert recorder.steps == [10]
+
+
+def test_evaluation_prints_logs_and_keeps_the_best_weights(tmp_path, capsys):
+    log = RunLog(tmp_path, tensorboard=False)
+    scores = iter([0.2, 0.6, 0.4, 0.5])
+    best = tmp_path / "weights" / "best.weights.h5"
+    kept = []
+
+    class Keeper(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            kept.append(float(keras.ops.convert_to_numpy(self.model.scale)))
+
+    callback = EvaluateCallback(
+        lambda: {"mIoU": next(scores), "classes": [1, 2]}, log, 2, monitor="mIoU", best_weights=best
+    )
+    model, history = fit([Keeper(), callback], toy_model())
+    assert [(row["step"], row["mIoU"]) for row in log.rows("evaluation")] == [(2, 0.2), (4, 0.6), (6, 0.4), (8, 0.5)]
+    assert "Update 4: mIoU 0.6" in capsys.readouterr().out
+    assert history.history["mIoU"] == [0.5]
+    model.load_weights(best)
+    assert float(model.scale) == kept[3] != kept[7]
+    assert [path.name for path in best.parent.iterdir()] == ["best.weights.h5"]
+
+
+def test_a_resumed_run_knows_its_best_score(tmp_path):
+    log = RunLog(tmp_path, tensorboard=False)
+    log.write("evaluation", 0, {"mIoU": 0.9})
+    callback = EvaluateCallback(lambda: {"mIoU": 0.5}, log, 4, monitor="mIoU", best_weights=tmp_path / "b.weights.h5")
+    fit([callback])
+    assert callback.best_score == 0.9
+    assert not (tmp_path / "b.weights.h5").exists()
+
+
+def test_evaluation_by_epochs_without_a_log():
+    calls = []
+    fit([EvaluateCallback(lambda: {"score": float(len(calls) or calls.append(1) or 1)}, every_epochs=1)], epochs=2)
+    assert len(calls) == 1
+
+
+def test_pictures(tmp_path):
+    log = RunLog(tmp_path, tensorboard=False)
+    fit([PredictionPictures(lambda: np.full((3, 4, 3), 7, np.uint8), log, every_steps=4)])
+    assert [path.name for path in sorted((tmp_path / "pictures").iterdir())] == [
+        "predictions_0000004.png",
+        "predictions_0000008.png",
+    ]
+
+
+def test_save_model_writes_weights_or_the_whole_model(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    save_model(model, tmp_path / "new" / "m.weights.h5")
+    save_model(model, tmp_path / "new" / "m.keras")
+    copy = keras.models.load_model(tmp_path / "new" / "m.keras")
+    np.testing.assert_array_equal(copy.get_weights()[0], model.get_weights()[0])
+    copy.load_weights(tmp_path / "new" / "m.weights.h5")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Recorder(every_steps=0), "`every_steps` must be at least 1, or None. Received: every_steps=0"),
+        (lambda: Recorder(every_epochs=-1), "`every_epochs` must be at least 1, or None. Received: every_epochs=-1"),
+        (lambda: Recorder(at_end=False), "`every_steps` or `every_epochs` must be given. Received: None for both"),
+        (lambda: EvaluateCallback(dict, monitor="x"), "`monitor` and `best_weights` must be given together. Received"),
+        (lambda: save_model(None, "a.h5"), "`path` must end in .weights.h5 or .keras. Received: path=a.h5"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_an_unknown_monitor_is_an_error_that_lists_the_scores(tmp_path):
+    callback = EvaluateCallback(lambda: {"PQ": 1.0}, None, 2, monitor="mIoU", best_weights=tmp_path / "b.weights.h5")
+    with pytest.raises(ValueError, match=r"`monitor` must be one of \['PQ'\]. Received: monitor='mIoU'"):
+        fit([callback])

@@ -1,0 +1,61 @@
+"""The strategies by name, and what is said where one cannot be had."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+from kmaskformer.training.distribution import distribution_strategy, is_chief  # noqa: E402
+
+
+@pytest.mark.parametrize("name", [None, "none"])
+def test_none_is_the_default_strategy(name):
+    strategy = distribution_strategy(name)
+    assert strategy.num_replicas_in_sync == 1
+    with strategy.scope():
+        assert not tf.distribute.has_strategy()
+    assert is_chief(strategy)
+
+
+def test_mirrored_has_a_replica_per_device():
+    strategy = distribution_strategy("mirrored")
+    assert isinstance(strategy, tf.distribute.MirroredStrategy)
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    assert strategy.num_replicas_in_sync == len(devices)
+    assert is_chief(strategy)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "task", "expected"),
+    [
+        (["worker"], ("worker", 0), True),
+        (["worker"], ("worker", 1), False),
+        (["chief", "worker"], ("chief", 0), True),
+        (["chief", "worker"], ("worker", 0), False),
+    ],
+)
+def test_one_worker_is_the_chief(jobs, task, expected):
+    spec = types.SimpleNamespace(jobs=jobs)
+    resolver = types.SimpleNamespace(task_type=task[0], task_id=task[1], cluster_spec=lambda: spec)
+    assert is_chief(types.SimpleNamespace(cluster_resolver=resolver)) is expected
+
+
+def test_an_unknown_name_lists_the_known():
+    message = "`name` must be one of none, mirrored, multi_worker, tpu, or None. Received: name='miror'"
+    with pytest.raises(ValueError, match=message):
+        distribution_strategy("miror")
+
+
+def test_multi_worker_without_tf_config_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(RuntimeError, match="environment variable TF_CONFIG, which is not set. Set it in every process"):
+        distribution_strategy("multi_worker")
+
+
+def test_no_tpu(monkeypatch):
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    with pytest.raises(RuntimeError, match="The strategy tpu found no TPU under the name ''. Run it on a TPU host"):
+        distribution_strategy("tpu")
