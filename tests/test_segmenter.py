@@ -25,7 +25,6 @@ class ColorModel(keras.Model):
 
     num_classes = 3
     dataset_info = INFO
-    seen: list = []
 
     def padded_size(self, height, width):
         return -(-height // 8) * 8, -(-width // 8) * 8
@@ -110,14 +109,15 @@ def test_general_inference(model, task):
     assert (result.segmentation[20:28, 12:20] == blue).all() and blue >= shift
 
 
-@pytest.mark.parametrize("size", [(48, 64), (33, 47), (7, 90), (1, 1)])
 @pytest.mark.parametrize("task", ["semantic", "instance", "panoptic"])
-def test_any_size_comes_back_at_its_own_size(model, task, size):
+def test_any_size_comes_back_at_its_own_size(model, task):
     rng = np.random.default_rng(1)
-    result = Segmenter(model, task=task)(rng.integers(0, 256, (*size, 3), np.uint8))
-    assert result.segmentation.shape == size and result.image.shape == (*size, 3)
-    resized = Segmenter(model, task=task, shortest_edge=24, longest_edge=80)(np.zeros((*size, 3), np.uint8))
-    assert resized.segmentation.shape == size
+    native, resizing = Segmenter(model, task), Segmenter(model, task, shortest_edge=24, longest_edge=80)
+    for size in ((48, 64), (33, 47), (7, 90), (1, 1)):
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        for segmenter in (native, resizing):
+            result = segmenter(image)
+            assert result.segmentation.shape == size and result.image.shape == (*size, 3)
 
 
 def test_resizing_keeps_the_scene(model):
@@ -202,7 +202,7 @@ def test_a_model_without_names_has_numbered_classes(model):
     assert Segmenter(nameless, "panoptic")(picture()).segments[0]["label"] == "class 0"
     with pytest.raises(ValueError, match='`task="instance"` needs thing classes, and `unnamed` has none'):
         Segmenter(nameless, "instance")
-    with pytest.raises(ValueError, match="must describe the model's 3 classes. Received: 2 classes"):
+    with pytest.raises(ValueError, match=r"must describe the model's 3 classes\. Received: 2 classes"):
         Segmenter(nameless, dataset_info=DatasetInfo("two", ("a", "b")))
 
 
@@ -226,9 +226,9 @@ def test_what_is_no_picture_is_an_error(model, image, message):
 
 
 def test_missing_file_and_wrong_edges_are_errors(model, tmp_path):
-    with pytest.raises(FileNotFoundError, match="missing.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
         Segmenter(model)(tmp_path / "missing.jpg")
-    with pytest.raises(ValueError, match="`shortest_edge` must be a positive number of pixels.*shortest_edge=0"):
+    with pytest.raises(ValueError, match=r"`shortest_edge` must be a positive number of pixels.*shortest_edge=0"):
         Segmenter(model, shortest_edge=0)
 
 
@@ -253,19 +253,17 @@ import sys, numpy as np
 sys.modules["tensorflow"] = None
 sys.path.insert(0, sys.argv[1])
 from test_segmenter import ColorModel, Segmenter, picture
-expected = np.load(sys.argv[2])
-for task in ("semantic", "instance", "panoptic"):
-    np.testing.assert_array_equal(Segmenter(ColorModel(), task)(picture(33, 50)).segmentation, expected[task])
+result = Segmenter(ColorModel(), "panoptic")(picture(33, 50))
+np.testing.assert_array_equal(result.segmentation, np.load(sys.argv[2]))
 print("equal")
 """
 
 
 def test_jax_gives_the_same_without_tensorflow(model, tmp_path, repository):
     pytest.importorskip("jax")
-    tasks = ("semantic", "instance", "panoptic")
-    np.savez(tmp_path / "e.npz", **{task: Segmenter(model, task)(picture(33, 50)).segmentation for task in tasks})
+    np.save(tmp_path / "expected.npy", Segmenter(model, "panoptic")(picture(33, 50)).segmentation)
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", JAX_PROGRAM, str(repository / "tests"), str(tmp_path / "e.npz")]
-    done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", JAX_PROGRAM, str(repository / "tests"), str(tmp_path / "expected.npy")]
+    done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("equal")

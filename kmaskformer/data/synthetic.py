@@ -175,16 +175,18 @@ def _base_color(rng: np.random.Generator, name: str) -> np.ndarray:
 
 def _smooth_noise(rng: np.random.Generator, height: int, width: int, cell: tuple[float, float]) -> np.ndarray:
     """Smooth noise in -1..1 whose blobs are `cell` pixels high and wide: a random grid, linearly interpolated."""
-    weights = [_interpolation(size, step) for size, step in zip((height, width), cell, strict=True)]
-    grid = rng.uniform(-1, 1, (weights[0].shape[1], weights[1].shape[1])).astype(np.float32)
-    return weights[0] @ grid @ weights[1].T
+    (above, down), (left, right) = _knots(height, cell[0]), _knots(width, cell[1])
+    grid = rng.uniform(-1, 1, (above[-1] + 2, left[-1] + 2)).astype(np.float32)
+    # Not as a product of matrices: the threads of a BLAS library take the cores from the training beside it.
+    rows = grid[above] + down[:, None] * (grid[above + 1] - grid[above])
+    return rows[:, left] + right * (rows[:, left + 1] - rows[:, left])
 
 
-def _interpolation(size: int, cell: float) -> np.ndarray:
-    """Matrix `(size, knots)` that interpolates linearly between knots `cell` pixels apart."""
+def _knots(size: int, cell: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `size` pixels the knot before it, knots being `cell` pixels apart, and its way to the next, 0..1."""
     position = np.arange(size, dtype=np.float32) / max(cell, 1.0)
-    knots = np.arange(int(position[-1]) + 2, dtype=np.float32)
-    return np.clip(1 - np.abs(position[:, None] - knots), 0, 1)
+    before = position.astype(np.int64)
+    return before, (position - before).astype(np.float32)
 
 
 def _shade(base: np.ndarray, brightness: np.ndarray) -> np.ndarray:

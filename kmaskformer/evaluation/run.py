@@ -28,7 +28,8 @@ def evaluate(
     Args:
         model: Called with `ModelInputs`, returns `ModelOutputs`; has `padded_size(height, width)`.
         dataset: Yields `(ModelInputs, Targets)` batches with the fields of an evaluation dataset
-            (`build_dataset(..., split="val")`). Class names come from its `dataset_info`, else from the model's.
+            (`build_dataset(..., split="val")`). Names and things come from its `dataset_info`, else from the model's;
+            where neither has one, classes are numbered and all are stuff.
         evaluators: One or several, with different names.
         progress: Whether to show a progress bar.
 
@@ -217,7 +218,13 @@ def _dataset_info(model: Any, dataset: Iterable) -> DatasetInfo:
     info = getattr(dataset, "dataset_info", None) or getattr(model, "dataset_info", None)
     if info is None and num_classes is None:
         raise ValueError("Neither the dataset nor the model has a `dataset_info`, so the classes are unknown; set one.")
-    info = info or DatasetInfo.numbered(num_classes)
+    if info is None:
+        warnings.warn(
+            "Neither the dataset nor the model has a `dataset_info`: classes are numbered, and all count as stuff.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        info = DatasetInfo.numbered(num_classes)
     if num_classes not in (None, info.num_classes):
         raise ValueError(
             "Model and dataset must have the same classes. "

@@ -71,8 +71,8 @@ class WindowAttention(keras.layers.Layer):
 
         Args:
             windows: `(batch * num_windows, window_size ** 2, dim)`.
-            window_mask: `(num_windows, window_size ** 2, window_size ** 2)` bool, True for pairs of pixels that must not
-                attend to each other (see `shifted_window_mask`), or None.
+            window_mask: `(num_windows, window_size ** 2, window_size ** 2)` bool, True for pairs of pixels that must
+                not attend to each other (see `shifted_window_mask`), or None.
 
         Returns:
             Same shape as `windows`.

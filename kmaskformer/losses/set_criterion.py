@@ -76,7 +76,8 @@ class SetCriterion:
             )
         if ce_normalization not in CE_NORMALIZATIONS:
             raise ValueError(
-                f"`ce_normalization` must be one of {CE_NORMALIZATIONS}. Received: ce_normalization={ce_normalization!r}"
+                f"`ce_normalization` must be one of {CE_NORMALIZATIONS}. "
+                f"Received: ce_normalization={ce_normalization!r}"
             )
         self.num_classes = num_classes
         self.weights = {**DEFAULT_WEIGHTS, **weights}
@@ -175,8 +176,8 @@ class SetCriterion:
         num_logits = outputs["class_logits"].shape[-1]
         if self.num_classes is not None and num_logits != self.num_classes + 1:
             raise ValueError(
-                f"`class_logits` must have {self.num_classes + 1} entries: num_classes={self.num_classes} and no-object. "
-                f"Received: class_logits.shape={tuple(outputs['class_logits'].shape)}. "
+                f"`class_logits` must have {self.num_classes + 1} entries: num_classes={self.num_classes} and "
+                f"no-object. Received: class_logits.shape={tuple(outputs['class_logits'].shape)}. "
                 "Build model and criterion with the same number of classes."
             )
 

@@ -6,9 +6,10 @@ they take functions rather than data: what is evaluated or drawn is for the call
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def current_step(model: keras.Model) -> int:
 def nonfinite_terms(logs: Mapping[str, Any] | None) -> dict[str, float]:
     """The entries of `logs` that are NaN or infinite, single terms before the total loss and the gradient."""
     bad = {name: value for name, value in scalars(logs or {}).items() if not math.isfinite(value)}
-    return dict(sorted(bad.items(), key=lambda item: item[0] in ("loss", "gradient_norm")))
+    last = ("loss", "gradient_norm")
+    return dict(sorted(bad.items(), key=lambda item: last.index(item[0]) if item[0] in last else -1))
 
 
 class IntervalCallback(keras.callbacks.Callback):
@@ -299,7 +301,15 @@ class PredictionPictures(IntervalCallback):
 
 
 def save_model(model: keras.Model, path: str | Path) -> None:
-    """Saves weights (`*.weights.h5`) or the whole model (`*.keras`); an older file stays until the new one is done."""
+    """Saves weights (`*.weights.h5`) or the whole model (`*.keras`); an older file stays until the new one is done.
+
+    Args:
+        model: A built model.
+        path: File to write; its folder is created. A `.keras` file has the optimizer's state too, if compiled.
+
+    Raises:
+        ValueError: If `path` has another ending.
+    """
     path = Path(path)
     if not path.name.endswith((".weights.h5", ".keras")):
         raise ValueError(f"`path` must end in .weights.h5 or .keras. Received: path={path}")
@@ -308,7 +318,22 @@ def save_model(model: keras.Model, path: str | Path) -> None:
         if path.name.endswith(".keras"):
             model.save(aside)
         else:
-            model.save_weights(aside)
+            with without_optimizer(model):
+                model.save_weights(aside)
+
+
+@contextlib.contextmanager
+def without_optimizer(model: keras.Model) -> Iterator[None]:
+    """Takes the optimizer off `model` for a while: Keras would write its state, twice the weights, beside the weights."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        yield
+        return
+    model.optimizer = None
+    try:
+        yield
+    finally:
+        model.optimizer = optimizer
 
 
 def _listed(values: Mapping[str, float]) -> str:

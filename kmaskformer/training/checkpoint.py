@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kmaskformer.training.callbacks import IntervalCallback, current_step, nonfinite_terms
+from kmaskformer.training.callbacks import IntervalCallback, current_step, nonfinite_terms, without_optimizer
 from kmaskformer.training.run_log import sync
 
 _WEIGHTS = "model.weights.h5"
@@ -150,9 +150,8 @@ def restore_checkpoint(model: keras.Model, path: str | os.PathLike) -> RunState:
         raise ValueError(f"{path}: damaged checkpoint, {problem}. Take another one, or start the run anew.")
     if not model.built or getattr(model, "optimizer", None) is None:
         raise ValueError(f"{path}: `model` must be built and compiled before its state is restored. Received: {model}")
-    model.load_weights(path / _WEIGHTS)
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+    with without_optimizer(model):
+        model.load_weights(path / _WEIGHTS)
     with np.load(path / _STATE) as arrays:
         for kind, variables in _state_variables(model).items():
             _assign_all(path, kind, variables, [arrays[name] for name in arrays if name.startswith(f"{kind}/")])
@@ -161,7 +160,8 @@ def restore_checkpoint(model: keras.Model, path: str | os.PathLike) -> RunState:
 
 
 def _write(model: keras.Model, folder: Path, state: RunState) -> None:
-    model.save_weights(folder / _WEIGHTS)
+    with without_optimizer(model):
+        model.save_weights(folder / _WEIGHTS)
     arrays = {
         f"{kind}/{index:05d}": keras.ops.convert_to_numpy(variable)
         for kind, variables in _state_variables(model).items()
@@ -177,6 +177,8 @@ def _write(model: keras.Model, folder: Path, state: RunState) -> None:
 
 def _state_variables(model: keras.Model) -> dict[str, list[Any]]:
     """What the weights file leaves out: the optimizer's variables and the states of the dropout seeds."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     seeds = [variable for variable in model.variables if variable.name == "seed_generator_state"]
     return {"optimizer": list(model.optimizer.variables), "seed": seeds}
 

@@ -95,7 +95,9 @@ def test_no_checkpoint_yet(tmp_path):
 @pytest.fixture()
 def two_checkpoints(tmp_path):
     model = toy_model()
-    model.fit(data_from(0), verbose=0, callbacks=[RunCheckpoint(tmp_path, every_steps=5)])
+    for step in (5, 10):
+        model.optimizer.iterations.assign(step)
+        save_checkpoint(model, tmp_path)
     return model, list_checkpoints(tmp_path)
 
 
@@ -106,9 +108,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(two_checkpoints, name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.warns(UserWarning, match=f"{newer.name}: damaged checkpoint, .*; the one before is used"):
         assert latest_checkpoint(newer.parent) == older
-    with pytest.raises(
-        ValueError, match=f"{newer.name}: damaged checkpoint, .*Take another one, or start the run anew"
-    ):
+    with pytest.raises(ValueError, match="damaged checkpoint, .*Take another one, or start the run anew"):
         restore_checkpoint(toy_model(), newer)
 
 
@@ -131,7 +131,7 @@ def test_a_run_that_fell_back_removes_what_is_damaged_and_half_written(two_check
 
 def test_a_new_run_does_not_write_beside_later_checkpoints(two_checkpoints):
     _, (_, newer) = two_checkpoints
-    with pytest.raises(FileExistsError, match="of a later update than the run that starts here .0.. Resume from it"):
+    with pytest.raises(FileExistsError, match=r"of a later update than the run that starts here \(0\)"):
         toy_model().fit(data_from(0), verbose=0, callbacks=[RunCheckpoint(newer.parent, every_steps=5)])
     assert newer.exists()
 
@@ -154,7 +154,9 @@ def test_a_failed_write_leaves_the_one_before(two_checkpoints, monkeypatch):
 def test_another_optimizer_is_an_error(two_checkpoints):
     _, (_, newer) = two_checkpoints
     model = toy_model(optimizer=SGD(0.1))
-    with pytest.raises(ValueError, match="the optimizer state must fit the model's: expected .* arrays, received .*"):
+    with pytest.raises(
+        ValueError, match=r"the optimizer state must fit the model's: expected \d+ arrays, received \d+"
+    ):
         restore_checkpoint(model, newer)
 
 
@@ -165,7 +167,7 @@ def test_a_model_that_is_not_compiled_is_an_error(two_checkpoints):
 
 
 def test_keep_must_be_positive(tmp_path):
-    with pytest.raises(ValueError, match="`keep` must be at least 1. Received: keep=0"):
+    with pytest.raises(ValueError, match=r"`keep` must be at least 1\. Received: keep=0"):
         RunCheckpoint(tmp_path, every_steps=1, keep=0)
 
 
@@ -200,6 +202,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, repository):
             time.sleep(0.05)
         while not list(tmp_path.glob("partial.*")) and time.monotonic() < deadline:
             time.sleep(0.0005)
+        time.sleep(0.002)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

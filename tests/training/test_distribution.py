@@ -51,11 +51,13 @@ def test_an_unknown_name_lists_the_known():
 
 def test_multi_worker_without_tf_config_says_what_to_set(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(RuntimeError, match="environment variable TF_CONFIG, which is not set. Set it in every process"):
+    with pytest.raises(
+        RuntimeError, match=r"environment variable TF_CONFIG, which is not set. Set it in every process"
+    ):
         distribution_strategy("multi_worker")
 
 
 def test_no_tpu(monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
-    with pytest.raises(RuntimeError, match="The strategy tpu found no TPU under the name ''. Run it on a TPU host"):
+    with pytest.raises(RuntimeError, match=r"The strategy tpu found no TPU under the name ''. Run it on a TPU host"):
         distribution_strategy("tpu")
