@@ -108,7 +108,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(two_checkpoints, name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.warns(UserWarning, match=f"{newer.name}: damaged checkpoint, .*; the one before is used"):
         assert latest_checkpoint(newer.parent) == older
-    with pytest.raises(ValueError, match="damaged checkpoint, .*Take another one, or start the run anew"):
+    with pytest.raises(ValueError, match=r"damaged checkpoint, .*Take another one, or start the run anew"):
         restore_checkpoint(toy_model(), newer)
 
 
