@@ -63,9 +63,11 @@ def overlay(
     colors = segment_colors(segments, info)
     # Large segments first, so that small ones and their outlines lie on top where masks overlap.
     order = sorted(range(len(segments)), key=lambda i: -int(segments[i]["area"]))
-    canvas = np.asarray(picture).astype(np.float32)
+    pixels = np.asarray(picture).astype(np.float32)
+    canvas = pixels.copy()
     for index in order:
-        _tint(canvas, regions[index], colors[index], alpha)
+        # Over the image itself: many masks on one another shall not hide it.
+        canvas[regions[index]] = (1 - alpha) * pixels[regions[index]] + alpha * np.float32(colors[index])
     thickness = max(1, round(min(canvas.shape[:2]) / 400))
     for index in order if outlines else ():
         _draw_outline(canvas, regions[index], colors[index], segments[index]["is_thing"], thickness)
@@ -257,10 +259,6 @@ def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     if (picture.height, picture.width) == tuple(size):
         return picture
     return picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-
-
-def _tint(canvas: np.ndarray, region: np.ndarray, color: Color, alpha: float) -> None:
-    canvas[region] = (1 - alpha) * canvas[region] + alpha * np.array(color, np.float32)
 
 
 def _draw_outline(canvas: np.ndarray, region: np.ndarray, color: Color, is_thing: bool, thickness: int) -> None:

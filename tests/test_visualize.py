@@ -102,9 +102,10 @@ def test_overlapping_masks_are_drawn_whole():
     image, segmentation, segments = scene()
     masks = np.zeros((2, 60, 80), bool)
     masks[0, :30], masks[1, 20:40, 30:60] = True, True
-    drawn = draw(image, segmentation, segments, INFO, masks=masks, alpha=1.0, outlines=False, names=False)
-    assert (drawn[masks[0] & ~masks[1]] == INFO.colors[0]).all()
-    assert (drawn[masks[1]] == INFO.colors[1]).all()
+    drawn = draw(image, segmentation, segments, INFO, masks=masks, alpha=0.5, outlines=False, names=False)
+    assert (drawn[masks[0] & ~masks[1]] == 50 + np.array(INFO.colors[0]) // 2).all()
+    assert (drawn[masks[1]] == 50 + np.array(INFO.colors[1]) // 2).all()
+    assert (drawn[~masks.any(0)] == 100).all()
 
 
 def test_drawn_at_another_size():

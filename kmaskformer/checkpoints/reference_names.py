@@ -118,7 +118,7 @@ def _current_name(name: str) -> str:
 
 def _to_keras_layout(array: np.ndarray, parameter: ReferenceParameter, path: str) -> np.ndarray:
     if parameter.third is not None:
-        array = np.split(array, 3, axis=0)[parameter.third]
+        array = np.array_split(array, 3, axis=0)[parameter.third]
     if not path.endswith("kernel"):
         return array
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

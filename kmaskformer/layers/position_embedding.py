@@ -29,8 +29,7 @@ class SinePositionEmbedding(keras.layers.Layer):
     """
 
     def __init__(self, dim: int, temperature: float = 10000.0, **kwargs: Any) -> None:
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, "dtype": "float32"})
         if dim <= 0 or dim % 4:
             raise ValueError(f"`dim` must be a positive multiple of 4. Received: dim={dim}")
         self.dim = dim

@@ -62,10 +62,11 @@ def mask_signs(masks: Tensor) -> Tensor:
 def upsampled_focal_and_dice(mask_logits: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
     """Both losses between masks and the logits resized (bilinearly) to the masks' size; focal with gamma 2.
 
-    Equal to `sigmoid_focal_loss` and `dice_loss` of `resize_bilinear(mask_logits, size)`, value and gradient, in about
-    half the time of automatic differentiation on a CPU and without keeping a full-size tensor for the backward pass:
-    the gradients of both losses with respect to the small logits are made along with the losses. (The two are kept
-    apart because their weights are known only in the backward pass.)
+    Equal to `sigmoid_focal_loss` and `dice_loss` of `resize_bilinear(mask_logits, size)`, value and gradient. No
+    full-size tensor is kept for the backward pass: the gradients of both losses with respect to the small logits are
+    made along with the losses. (The two are kept apart because their weights are known only in the backward pass.)
+    Against automatic differentiation on two CPU cores this took 0.5 to 0.7 of the time in a TensorFlow graph, and 1.2
+    of it under XLA.
 
     Args:
         mask_logits: `(batch, masks, h, w)`.

@@ -324,7 +324,7 @@ def save_model(model: keras.Model, path: str | Path) -> None:
 
 @contextlib.contextmanager
 def without_optimizer(model: keras.Model) -> Iterator[None]:
-    """Takes the optimizer off `model` for a while, because Keras puts its state, twice the weights, into weights files."""
+    """Takes the optimizer off `model` for a while: Keras puts its state, twice the weights, into weights files."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         yield

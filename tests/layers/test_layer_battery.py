@@ -209,6 +209,9 @@ def test_mixed_precision(row):
 def test_gradient_reaches_every_weight(row):
     layer, inputs = row.layer(), make_inputs(row)
     rng = np.random.default_rng(2)
+    layer(*inputs)
+    for variable in layer.trainable_variables:  # zero biases would hide the kernels before them
+        variable.assign_add(0.1 * rng.standard_normal(variable.shape))
     with tf.GradientTape() as tape:
         outputs = keras.tree.flatten(layer(*inputs))
         total = sum(tf.reduce_sum(output * rng.standard_normal(output.shape).astype("float32")) for output in outputs)

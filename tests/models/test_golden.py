@@ -125,7 +125,7 @@ def reference_gradients(model, gradients):
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         path = variable.path.partition("/")[2]
         parameter = reference_parameter(path)
-        value = np.asarray(ops.convert_to_tensor(gradient))  # a table's gradient comes as slices
+        value = np.asarray(tf.convert_to_tensor(gradient))  # a table's gradient comes as slices
         if path.endswith("kernel"):
             value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
         if parameter.third is None:

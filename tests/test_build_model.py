@@ -1,0 +1,185 @@
+"""The part of `build.py` that makes models."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from kmaskformer.build import build_model, load_weights
+from kmaskformer.config import BackboneConfig, ModelConfig, PixelDecoderConfig, TransformerDecoderConfig
+from kmaskformer.structures import DatasetInfo
+
+BACKBONES = {
+    "resnet50": 23_454_912,
+    "resnet101": 42_394_816,
+    "resnet101c": 42_518_208,
+    "swin_tiny": 27_520_698,
+    "swin_small": 48_838_602,
+    "swin_base": 86_880_376,
+    "swin_large": 195_201_204,
+}
+FROZEN_AFFINE = {"resnet50": 53_120, "resnet101": 105_344, "resnet101c": 105_728}
+FPN, PREDICTOR = 7_540_480, 10_259_351
+# Backbone, encoder layers of the pixel decoder, classes; pixel decoder, predictor and all parameters (None: the table
+# of the published counts gives the sum only).
+PUBLISHED = (
+    ("resnet50", 0, 150, FPN, PREDICTOR, 41_254_743),
+    ("resnet101", 0, 150, FPN, PREDICTOR, 60_194_647),
+    ("resnet101c", 0, 150, FPN, PREDICTOR, 60_318_039),
+    ("resnet50", 6, 133, 11_826_688, 9_730_438, 45_012_038),
+    ("resnet101", 6, 133, 11_826_688, 9_730_438, 63_951_942),
+    ("resnet50", 6, 150, 11_826_688, 9_734_807, 45_016_407),
+    ("resnet101", 6, 150, 11_826_688, 9_734_807, 63_956_311),
+    ("swin_tiny", 0, 150, 4_304_640, 9_931_671, 41_757_009),
+    ("swin_small", 0, 150, 4_304_640, 9_931_671, 63_074_913),
+    ("swin_base", 0, 150, 4_951_808, 9_997_207, 101_829_391),
+    ("swin_large", 0, 150, 6_246_144, 10_128_279, 211_575_627),
+    ("swin_tiny", 0, 133, 4_304_640, None, 41_752_640),
+    ("swin_small", 0, 133, 4_304_640, None, 63_070_544),
+    ("swin_base", 0, 133, 4_951_808, None, 101_825_022),
+    ("swin_large", 0, 133, 6_246_144, None, 211_571_258),
+    ("resnet50", 0, 171, FPN, None, 41_260_140),
+    ("resnet50", 0, 847, FPN, None, 41_433_872),
+    ("resnet50", 0, 65, FPN, None, 41_232_898),
+    ("resnet50", 0, 19, FPN, None, 41_221_076),
+)
+TINY = ModelConfig(
+    num_classes=3,
+    backbone=BackboneConfig("resnet18"),
+    pixel_decoder=PixelDecoderConfig(conv_dim=32, mask_dim=16),
+    transformer_decoder=TransformerDecoderConfig(
+        num_queries=4, hidden_dim=16, num_heads=2, feedforward_dim=24, decoder_layers=2
+    ),
+)
+
+
+def build_without_values(config):
+    """A model whose variables have shapes only: initialising 200 million numbers takes long."""
+    with keras.StatelessScope(initialize_variables=False):
+        return build_model(config)
+
+
+def count(variables):
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+@pytest.mark.parametrize(("backbone", "encoder_layers", "classes", "pixel_decoder", "predictor", "total"), PUBLISHED)
+def test_parameter_counts(backbone, encoder_layers, classes, pixel_decoder, predictor, total):
+    model = build_without_values(
+        ModelConfig(
+            num_classes=classes,
+            backbone=BackboneConfig(backbone),
+            pixel_decoder=PixelDecoderConfig("transformer_fpn" if encoder_layers else "fpn"),
+            transformer_decoder=TransformerDecoderConfig(
+                in_feature="transformer_encoder" if encoder_layers else "res5"
+            ),
+        )
+    )
+    assert count(model.backbone.trainable_variables) == BACKBONES[backbone]
+    assert count(model.pixel_decoder.trainable_variables) == pixel_decoder
+    parts = (model.transformer_decoder, model.class_head, model.mask_head)
+    head = sum(count(part.trainable_variables) for part in parts)
+    assert head == (total - BACKBONES[backbone] - pixel_decoder if predictor is None else predictor)
+    assert count(model.trainable_variables) == total
+    # A frozen norm keeps two vectors of affine parameters, which the published counts leave out, and two of statistics.
+    assert count(model.non_trainable_weights) == 2 * FROZEN_AFFINE.get(backbone, 0)
+
+
+def test_every_published_architecture_is_counted():
+    assert {row[0] for row in PUBLISHED} == set(BACKBONES)
+
+
+def test_trainable_norms_have_trainable_affine_parameters():
+    frozen = build_without_values(TINY)
+    trained = build_without_values(dataclasses.replace(TINY, backbone=BackboneConfig("resnet18", norm="batch")))
+    affine = count(frozen.non_trainable_weights) // 2
+    assert count(trained.trainable_variables) == count(frozen.trainable_variables) + affine
+    assert count(trained.non_trainable_weights) == affine
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet101c", "swin_base"])
+def test_named_backbones(name):
+    model = build_without_values(ModelConfig(backbone=BackboneConfig(name, drop_path_rate=0.17)))
+    config = model.backbone.get_config()
+    if name == "swin_base":
+        assert (config["embed_dim"], config["window_size"], config["drop_path_rate"]) == (128, 12, 0.17)
+        assert config["depths"] == [2, 2, 18, 2] and list(config["num_heads"]) == [4, 8, 16, 32]
+    else:
+        assert config["depth"] == (34 if name == "resnet34" else 101) and config["norm"] == "frozen"
+        assert (config["stem"], list(config["multi_grid"])) == (
+            ("deep", [1, 2, 4]) if name == "resnet101c" else ("basic", [1, 1, 1])
+        )
+
+
+def test_every_option_arrives():
+    """Each field of the configuration is given a value of its own and found again in the model."""
+    pixel_decoder = PixelDecoderConfig("transformer_fpn", 64, 24, "none", 1, 4, 40, 0.2, True)
+    decoder = TransformerDecoderConfig(9, 32, 2, 48, 0.3, 1, 3, True, "transformer_encoder", True)
+    model = build_without_values(
+        ModelConfig(
+            num_classes=5,
+            backbone=BackboneConfig("resnet18", norm="batch"),
+            pixel_decoder=pixel_decoder,
+            transformer_decoder=decoder,
+            deep_supervision=False,
+            size_divisibility=64,
+            pixel_mean=(1.0, 2.0, 3.0),
+            pixel_std=(4.0, 5.0, 6.0),
+            precision="mixed_bfloat16",
+        ),
+        # without a name, colours and things nothing is known about the classes
+    )
+    for part, section in ((model.pixel_decoder, pixel_decoder), (model.transformer_decoder, decoder)):
+        config = part.get_config()
+        for field in dataclasses.fields(section):
+            if field.name != "name":
+                assert config[field.name] == getattr(section, field.name), field.name
+    config = model.get_config()
+    assert (config["num_classes"], config["size_divisibility"], config["deep_supervision"]) == (5, 64, False)
+    assert (config["pixel_mean"], config["pixel_std"]) == ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+    assert model.backbone.norm == "batch" and model.dataset_info is None
+    parts = (model, model.preprocessing, model.backbone, model.pixel_decoder, model.transformer_decoder)
+    assert {part.dtype_policy.name for part in (*parts, model.class_head, model.mask_head)} == {"mixed_bfloat16"}
+
+
+def test_dataset_info():
+    info = DatasetInfo("fruit", ("apple", "pear", "table"), thing_ids=(0, 1))
+    assert build_without_values_of_tiny(info).dataset_info == info
+    with pytest.raises(ValueError, match=r"must describe the model's 3 classes. Received: 2 classes \(pair\)"):
+        build_model(TINY, DatasetInfo("pair", ("a", "b")))
+
+
+def build_without_values_of_tiny(info):
+    with keras.StatelessScope(initialize_variables=False):
+        return build_model(TINY, info)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_weights_to_start_from(tmp_path, suffix):
+    path = str(tmp_path / f"model{suffix}")
+    source = build_model(TINY)
+    source.save(path) if suffix == ".keras" else source.save_weights(path)
+    model = build_model(dataclasses.replace(TINY, weights=path))
+    for actual, expected in zip(model.weights, source.weights, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_weights_that_cannot_be_loaded(tmp_path):
+    model = build_model(TINY)
+    with pytest.raises(FileNotFoundError, match="absent.weights.h5: no such weights file"):
+        load_weights(model, tmp_path / "absent.weights.h5")
+    other = tmp_path / "model.pkl"
+    other.write_bytes(b"?")
+    with pytest.raises(ValueError, match="model.pkl: weights must be a .weights.h5 or .keras file"):
+        load_weights(model, other)
+    broken = tmp_path / "broken.weights.h5"
+    broken.write_bytes(b"not HDF5")
+    with pytest.raises(ValueError, match="broken.weights.h5: these weights do not fit the configured model"):
+        load_weights(model, broken)
+    larger = tmp_path / "larger.weights.h5"
+    build_model(dataclasses.replace(TINY, num_classes=9)).save_weights(larger)
+    with pytest.raises(ValueError, match="larger.weights.h5: these weights do not fit the configured model"):
+        load_weights(model, larger)

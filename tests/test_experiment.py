@@ -1,0 +1,137 @@
+"""A whole run on generated scenes: train, resume, evaluate, predict, and the folder it leaves."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from kmaskformer import build, experiment
+from kmaskformer.config import load_config
+
+TINY = [
+    "model.transformer_decoder={num_queries: 6, hidden_dim: 32, num_heads: 2, feedforward_dim: 32, decoder_layers: 2}",
+    "model.pixel_decoder={conv_dim: 32, mask_dim: 32}",
+    "data.image_size=[64, 64]",
+    "data.augmentation={crop: [64, 64]}",
+    "data.train={count: 8, seed: 0}",
+    "data.val={count: 3, seed: 1}",
+    "data.batch_size=2",
+    "training={steps: 4, evaluate_every: 2, checkpoint_every: 2, log_every: 1}",
+    "optimizer.schedule={warmup_steps: 1}",
+]
+
+
+@pytest.fixture(scope="module")
+def config(repository):
+    return load_config(repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", TINY)
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    """A finished run: its folder and the scores that `train` returned."""
+    folder = tmp_path_factory.mktemp("run") / "finished"
+    return folder, experiment.train(config, folder)
+
+
+def test_the_folder_holds_everything_a_run_promises(finished):
+    folder, scores = finished
+    for name in ("config.yaml", "model.keras", "best.weights.h5", "metrics.csv", "metrics.jsonl", "tensorboard"):
+        assert (folder / name).exists(), name
+    assert json.loads((folder / "metrics.json").read_text()) == scores
+    assert {"panoptic/PQ", "panoptic/PQ_things", "semantic/mIoU"} <= set(scores)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if row["kind"] == "train"]
+    assert steps == [1, 2, 3, 4]
+    assert {"loss", "loss_ce", "loss_mask", "loss_dice", "loss_ce_0", "learning_rate"} <= set(rows[0])
+    assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [2, 4]
+    picture = np.asarray(Image.open(folder / "pictures" / "predictions_0000004.png"))
+    assert picture.std() > 10
+
+
+def test_an_existing_run_is_not_overwritten(config, finished):
+    with pytest.raises(FileExistsError, match="--resume"):
+        experiment.train(config, finished[0])
+
+
+def test_resuming_with_another_configuration_is_refused(repository, finished):
+    other = load_config(
+        repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", [*TINY, "optimizer.learning_rate=1.0e-5"]
+    )
+    with pytest.raises(ValueError, match="another configuration"):
+        experiment.train(other, finished[0], resume=True)
+
+
+def test_a_stopped_and_resumed_run_equals_a_straight_one(config, finished, tmp_path, monkeypatch):
+    folder = tmp_path / "resumed"
+    fit = keras.Model.fit
+
+    def stopped_fit(model, *args, **kwargs):
+        return fit(model, *args, **{**kwargs, "epochs": 1})
+
+    monkeypatch.setattr(keras.Model, "fit", stopped_fit)
+    experiment.train(config, folder)
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    (folder / "model.keras").unlink()
+    experiment.train(config, folder, resume=True)
+    straight = experiment.load_model(finished[0])
+    resumed = experiment.load_model(folder)
+    for expected, received in zip(straight.trainable_variables, resumed.trainable_variables, strict=True):
+        # AdamW turns rounding noise of exactly-zero gradients into steps of the learning rate's size.
+        np.testing.assert_allclose(received, expected, atol=2e-3, err_msg=expected.path)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4]
+    expected = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+    for one, other in zip(rows, expected, strict=True):
+        if one["kind"] == "train":
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-3), one["step"]
+
+
+def test_weights_load_from_folder_keras_file_and_weights_file(config, finished):
+    folder, _ = finished
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+    models = [experiment.load_model(folder), experiment.load_model(folder / "model.keras")]
+    assert all(model.dataset_info.name == "shapes" for model in models)
+    maps = [experiment.build_segmenter(model, config, "semantic")(image).segmentation for model in models]
+    np.testing.assert_array_equal(*maps)
+    assert experiment.load_model(folder / "best.weights.h5").dataset_info.name == "shapes"
+
+
+def test_missing_and_foreign_weights_are_explained(config, finished, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model\.keras in its folder"):
+        experiment.load_model(tmp_path)
+    lonely = tmp_path / "x.weights.h5"
+    lonely.write_bytes((finished[0] / "best.weights.h5").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml beside"):
+        experiment.load_model(lonely)
+    broken = tmp_path / "x.keras"
+    broken.write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=r"x\.keras: not a model"):
+        experiment.load_model(broken)
+
+
+def test_evaluate_gives_the_scores_of_the_run(config, finished):
+    folder, scores = finished
+    _, again = experiment.evaluate(config, folder)
+    for name, value in scores.items():
+        if value is not None:
+            assert again[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_predictions_of_a_sample_are_drawn(config, finished):
+    model = experiment.load_model(finished[0])
+    segmenter = experiment.build_segmenter(model, config, "panoptic")
+    sheet = experiment.draw_predictions(segmenter, build.build_reader(config.data, "val"), count=2)
+    assert np.asarray(sheet).shape[1] > 3 * 100
+
+
+def test_a_non_finite_loss_names_the_term_and_keeps_the_last_checkpoint(repository, tmp_path):
+    config = load_config(
+        repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", [*TINY, "loss.mask_weight=1.0e+38"]
+    )
+    with pytest.raises(ArithmeticError, match="loss_mask"):
+        experiment.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.keras").exists()
