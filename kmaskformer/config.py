@@ -257,6 +257,8 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Confi
     values = _read_yaml(path)
     base = values.pop("base", None)
     if base is not None:
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: base: must be the name of a file beside it. Received: {base!r}")
         base_values = _read_yaml(path.parent / base)
         if "base" in base_values:
             raise ConfigError(

@@ -253,7 +253,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     import tensorflow as tf
 
     size = tf.TensorSpec((2,), tf.int32)
-    return tf.function(function, input_signature=(tf.TensorSpec((1, None, None, 3), tf.float32), size, size))
+    images = tf.TensorSpec((1, None, None, 3), tf.float32)
+    return tf.function(function, input_signature=(images, size, size), autograph=False)
 
 
 def _label_space(model: Any, info: DatasetInfo | None) -> DatasetInfo:

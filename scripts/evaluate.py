@@ -31,9 +31,7 @@ def _write(output: Path, config: object, model: object, scores: dict[str, float]
     output.mkdir(parents=True, exist_ok=True)
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     (output / "metrics.json").write_text(json.dumps(finite, indent=1) + "\n", encoding="utf-8")
-    segmenter = experiment.build_segmenter(
-        model, config, experiment.picture_task(config), config.evaluation.inference
-    )
+    segmenter = experiment.build_segmenter(model, config, experiment.picture_task(config), config.evaluation.inference)
     sheet = experiment.draw_predictions(segmenter, build.build_reader(config.data, "val"))
     sheet.save(output / "predictions.png")
     print(f"Scores: {output / 'metrics.json'}\nPictures: {output / 'predictions.png'}")

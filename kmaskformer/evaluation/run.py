@@ -179,7 +179,7 @@ def _compiled(function: Callable, spec: Callable) -> Callable:
         key = tuple(sorted((name, str(one)) for name, one in signature.items()))
         if key not in graphs:
             others = [tf.TensorSpec(other.shape, other.dtype) for other in rest]
-            graphs[key] = tf.function(function, input_signature=[signature, *others])
+            graphs[key] = tf.function(function, input_signature=[signature, *others], autograph=False)
         return graphs[key](dict(values), *rest)
 
     return call

@@ -8,6 +8,7 @@ of the batch is complete. It is written in `keras.ops` alone and runs eagerly, i
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import keras
@@ -81,6 +82,12 @@ def solve_assignment(costs: Tensor, valid: Tensor) -> Tensor:
     batch, num_queries, num_targets = ops.shape(costs)
     if any(isinstance(size, int) and size == 0 for size in (batch, num_queries, num_targets)):
         return ops.full((batch, num_targets), -1, dtype="int32")
+    solve = _compiled_solve() if _pays_to_compile(costs.shape) else _solve
+    return solve(costs, valid)
+
+
+def _solve(costs: Tensor, valid: Tensor) -> Tensor:
+    num_queries, num_targets = ops.shape(costs)[1:]
     rows = ops.transpose(_scale_down(guard_costs(ops.stop_gradient(costs))), (0, 2, 1))
     rows = ops.where(valid[:, :, None], rows, 0.0)
     rows, blocked = _add_dummy_columns(rows, valid)
@@ -92,6 +99,23 @@ def solve_assignment(costs: Tensor, valid: Tensor) -> Tensor:
         maximum_iterations=num_targets * num_targets,
     )
     return _query_of_row(_Search(*search).owner, problems.first_row, num_queries, num_targets)
+
+
+def _pays_to_compile(shape: tuple[int | None, ...]) -> bool:
+    """Whether XLA should compile the search by itself: in TensorFlow's graphs, where each small operation of the loop
+    otherwise costs more than its work, and where a static shape means one compilation."""
+    if keras.backend.backend() != "tensorflow" or None in tuple(shape):
+        return False
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()
+
+
+@functools.cache
+def _compiled_solve() -> Any:
+    import tensorflow as tf
+
+    return tf.function(_solve, jit_compile=True, autograph=False)
 
 
 def solve_assignment_on_host(costs: Tensor, valid: Tensor) -> Tensor:

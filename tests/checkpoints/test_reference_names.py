@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -198,8 +199,6 @@ def test_arrays_must_be_a_mapping():
 @pytest.mark.parametrize("name", GOLDEN_CASES)
 def test_every_parameter_of_the_original_is_used_once(golden, name):
     """Names and shapes only; `models/test_golden.py` loads the values."""
-    import keras
-
     case = golden.case(name)
     with keras.StatelessScope(initialize_variables=False):
         model = build_model(case.model_config())
