@@ -166,12 +166,15 @@ class Segment(TypedDict):
 
 def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
     """`count` colours that differ from one another: golden-ratio steps of hue, alternating lightness."""
-    colors = []
+    colors, seen = [], set()
     for index in range(count):
         hue = (0.02 + index * 0.618033988749895) % 1.0
         lightness = (0.55, 0.42, 0.68)[(index // 3) % 3]
-        red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.75)
-        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
+        red, green, blue = (round(channel * 255) for channel in colorsys.hls_to_rgb(hue, lightness, 0.75))
+        while (red, green, blue) in seen:  # rounding makes a few of several hundred colours equal
+            blue = (blue + 1) % 256
+        seen.add((red, green, blue))
+        colors.append((red, green, blue))
     return tuple(colors)
 
 

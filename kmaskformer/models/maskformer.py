@@ -75,6 +75,9 @@ class MaskFormer(SegmentationModel):
         image_shape = (None, None, None, 3)
         self.preprocessing.build(image_shape)
         self.backbone.build(image_shape)
+        for variable in self.backbone.variables:
+            # Optimizers know the backbone by this mark: an adapted model's weights keep the paths of their own model.
+            variable.parameter_group = "backbone"
         features = self.backbone.compute_output_shape(image_shape)
         self.pixel_decoder.build(features)
         sources = {**features, **self.pixel_decoder.compute_output_shape(features)}

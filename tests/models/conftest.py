@@ -1,0 +1,70 @@
+"""Small models, and a fresh process to compare them in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kmaskformer.backbones.resnet import ResNet
+from kmaskformer.backbones.swin import SwinTransformer
+from kmaskformer.models.maskformer import MaskFormer
+from kmaskformer.models.pixel_decoder import FPNPixelDecoder, TransformerFPNPixelDecoder
+from kmaskformer.models.transformer_decoder import QueryDecoder
+
+SMALL_SWIN = {"embed_dim": 16, "depths": (1, 2, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 5}
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    """Makes a small MaskFormer of 5 classes; `parts` replace a backbone, decoder or other argument."""
+
+    def make(dtype="float32", backbone="resnet", encoder_layers=0, decoder=None, **options):
+        options = {"num_classes": 5, "name": "maskformer", **options}
+        if backbone == "resnet":
+            backbone = ResNet(18, dtype=dtype)
+        elif backbone == "swin":
+            backbone = SwinTransformer(**SMALL_SWIN, drop_path_rate=0.0, dtype=dtype)
+        pixel_decoder = FPNPixelDecoder(32, 24, dtype=dtype)
+        if encoder_layers:
+            encoder = {"num_heads": 2, "feedforward_dim": 24, "dropout": 0.0}
+            pixel_decoder = TransformerFPNPixelDecoder(32, 24, encoder_layers=encoder_layers, dtype=dtype, **encoder)
+        decoder = {"hidden_dim": 16, "num_heads": 2, "feedforward_dim": 24, "dropout": 0.0, **(decoder or {})}
+        decoder = QueryDecoder(**{"num_queries": 7, "decoder_layers": 3, **decoder}, dtype=dtype)
+        model = MaskFormer(backbone, pixel_decoder, decoder, dtype=dtype, **options)
+        model.build()
+        return model
+
+    return make
+
+
+@pytest.fixture()
+def images(rng):
+    """Two images whose sides are no multiples of anything."""
+    return rng.integers(0, 256, (2, 45, 70, 3), dtype="uint8")
+
+
+@pytest.fixture()
+def targets(rng):
+    """Segments of the two images; the second has one less."""
+    return {
+        "segment_map": rng.integers(-1, 2, (2, 45, 70)).astype("int32"),
+        "labels": np.array([[1, 4], [2, 0]], "int32"),
+        "valid": np.array([[True, True], [True, False]]),
+    }
+
+
+@pytest.fixture()
+def run_script(repository):
+    """Runs Python code in a fresh process."""
+
+    def run(script, **environment):
+        environment = {**os.environ, "PYTHONPATH": str(repository), **environment}
+        result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    return run

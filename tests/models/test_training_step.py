@@ -1,0 +1,194 @@
+"""`compile` and `fit`: what one optimisation step does."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kmaskformer.losses.matcher import HungarianMatcher
+from kmaskformer.losses.set_criterion import SetCriterion
+from kmaskformer.ops.masks import masks_from_segment_map
+from kmaskformer.training.optimizer import AdamW
+
+TERMS = {f"loss_{kind}{layer}" for kind in ("ce", "mask", "dice") for layer in ("", "_0", "_1")}
+
+
+@pytest.fixture()
+def batch(images, targets):
+    return {"images": images, "image_sizes": np.array([[45, 70], [30, 40]], "int32")}, targets
+
+
+@pytest.fixture()
+def dataset(batch):
+    return tf.data.Dataset.from_tensors(batch)
+
+
+def copy_of(model, make_model, **options):
+    other = make_model(**options)
+    other.set_weights(model.get_weights())
+    return other
+
+
+def test_fit_on_random_batches(make_model, rng):
+    """Every term is reported, and the loss is their sum."""
+
+    def batches():
+        for _ in range(2):
+            inputs = {
+                "images": rng.integers(0, 256, (2, 45, 70, 3), dtype="uint8"),
+                "image_sizes": rng.integers(20, 45, (2, 2), dtype="int32"),
+            }
+            targets = {
+                "segment_map": rng.integers(-1, 3, (2, 45, 70), dtype="int32"),
+                "labels": rng.integers(0, 5, (2, 3), dtype="int32"),
+                "valid": np.ones((2, 3), bool),
+            }
+            yield inputs, targets
+
+    signature = tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), next(batches()))
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    model = make_model()
+    model.compile("adamw", SetCriterion())
+    before = model.get_weights()
+    history = model.fit(dataset, verbose=0).history
+    assert set(history) == {"loss", *TERMS}
+    assert history["loss"][0] == pytest.approx(sum(history[term][0] for term in TERMS), rel=1e-5)
+    assert int(model.optimizer.iterations) == 2
+    changed = [not np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True)]
+    trainable = [variable.trainable for variable in model.weights]
+    assert sum(changed) > 0.95 * sum(trainable)
+    assert not any(change for change, is_trained in zip(changed, trainable, strict=True) if not is_trained)
+
+
+def test_step_is_gradient_descent_on_the_sum_of_the_terms(make_model, batch):
+    model = make_model(backbone="swin")
+    criterion = SetCriterion()
+    with tf.GradientTape() as tape:
+        terms = criterion(model(batch[0], training=True), model.pad_targets(batch[1]))
+        total = sum(terms.values())
+    gradients = tape.gradient(total, model.trainable_variables)
+    expected = [np.asarray(v) - 0.01 * tf.convert_to_tensor(g) for v, g in zip(model.trainable_variables, gradients)]
+    model.compile(keras.optimizers.SGD(0.01), criterion, run_eagerly=True)
+    logs = model.train_step(batch)
+    assert float(logs["loss"]) == pytest.approx(float(total), rel=1e-5)
+    for variable, value in zip(model.trainable_variables, expected, strict=True):
+        np.testing.assert_allclose(variable, value, rtol=1e-4, atol=1e-5, err_msg=variable.path)
+
+
+def test_one_batch_is_learned(make_model, images):
+    """Twenty steps on two images whose segments are plain rectangles."""
+    segment_map = np.full((2, 45, 70), -1, "int32")
+    segment_map[:, :25], segment_map[0, 25:, :40], segment_map[1, 30:, 30:] = 0, 1, 1
+    images = np.where(segment_map[..., None] == 0, 200, np.where(segment_map[..., None] == 1, 90, 20)) + images // 16
+    targets = {"segment_map": segment_map, "labels": np.array([[1, 4], [2, 0]]), "valid": np.ones((2, 2), bool)}
+    model = make_model(decoder={"dropout": 0.0})
+    model.compile(AdamW(learning_rate=2e-3, backbone_multiplier=0.1, clip_norm=1.0), SetCriterion())
+    dataset = tf.data.Dataset.from_tensors(({"images": images.astype("uint8")}, targets)).repeat(20)
+    first = model.evaluate(dataset.take(1), verbose=0, return_dict=True)["loss"]
+    model.fit(dataset, verbose=0)
+    last = model.evaluate(dataset.take(1), verbose=0, return_dict=True)["loss"]
+    assert last < 0.6 * first
+
+
+def test_evaluation_changes_nothing_and_has_no_dropout(make_model, batch, dataset):
+    model = make_model(decoder={"dropout": 0.5})
+    criterion = SetCriterion()
+    model.compile("adamw", criterion)
+    before = model.get_weights()
+    losses = [model.evaluate(dataset, verbose=0, return_dict=True) for _ in range(2)]
+    assert losses[0] == losses[1]
+    for weight, value in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+    terms = criterion(model(batch[0], training=False), model.pad_targets(batch[1]))
+    assert losses[0]["loss"] == pytest.approx(float(sum(terms.values())), rel=1e-4)
+
+
+def test_targets_are_padded_as_the_images(make_model, batch):
+    model = make_model()
+    padded = model.pad_targets(batch[1])["segment_map"]
+    assert padded.shape == (2, 64, 96)
+    np.testing.assert_array_equal(padded[:, :45, :70], batch[1]["segment_map"])
+    assert (np.asarray(padded)[:, 45:] == -1).all() and (np.asarray(padded)[:, :, 70:] == -1).all()
+    masks = {"masks": np.ones((2, 3, 45, 70), bool), "labels": 1}
+    padded = np.asarray(model.pad_targets(masks)["masks"])
+    assert padded.shape == (2, 3, 64, 96) and padded.sum() == 2 * 3 * 45 * 70
+    same = make_model(size_divisibility=0).pad_targets(batch[1])["segment_map"]
+    np.testing.assert_array_equal(same, batch[1]["segment_map"])
+
+
+def test_masks_are_as_good_as_a_segment_map(make_model, batch):
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.0), SetCriterion(), run_eagerly=True)
+    inputs, targets = batch
+    masks = masks_from_segment_map(targets["segment_map"], 2)
+    others = {"masks": masks, "labels": targets["labels"], "valid": targets["valid"]}
+    expected = model.train_step((inputs, targets))
+    for name, value in model.train_step((inputs, others)).items():
+        assert float(value) == pytest.approx(float(expected[name]), rel=1e-5)
+
+
+def test_mixed_precision_scales_the_loss(make_model, dataset):
+    model = make_model(dtype="mixed_float16")
+    model.compile(AdamW(learning_rate=1e-3), SetCriterion())
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    model.optimizer.initial_scale = 64.0
+    model.build()
+    model.optimizer.build(model.trainable_variables)
+    before = model.get_weights()
+    loss = model.fit(dataset, verbose=0).history["loss"][0]
+    assert np.isfinite(loss)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    assert any(not np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
+
+
+def test_trainable_norms_learn_their_statistics(make_model, dataset):
+    from kmaskformer.backbones.resnet import ResNet
+
+    model = make_model(backbone=ResNet(18, norm="batch"))
+    model.compile("adamw", SetCriterion())
+    means = [variable for variable in model.weights if variable.path.endswith("moving_mean")]
+    assert len(means) == 20 and not any(np.asarray(mean).any() for mean in means)
+    model.fit(dataset, verbose=0)
+    assert all(np.asarray(mean).any() for mean in means)
+
+
+def test_xla(make_model, dataset):
+    """A step that XLA compiled gives the same loss and the same weights."""
+    model = make_model()
+    compiled = copy_of(model, make_model)
+    for each, jit_compile in ((model, False), (compiled, True)):
+        each.compile(keras.optimizers.SGD(1e-3), SetCriterion(), jit_compile=jit_compile)
+    assert compiled.jit_compile
+    expected, history = (each.fit(dataset, verbose=0).history for each in (model, compiled))
+    assert set(history) == set(expected)
+    for name, value in history.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
+    for weight, value in zip(compiled.weights, model.weights, strict=True):
+        np.testing.assert_allclose(weight, value, rtol=0, atol=1e-4, err_msg=value.path)
+
+
+def test_xla_cannot_call_scipy(make_model):
+    criterion = SetCriterion(matcher=HungarianMatcher(solver="scipy"))
+    model = make_model()
+    with pytest.raises(ValueError, match="`jit_compile=True` needs a criterion inside the graph.*jit_compile=False"):
+        model.compile("adamw", criterion, jit_compile=True)
+    model.compile("adamw", criterion)  # without XLA it may
+
+
+def test_scipy_and_the_solver_in_the_graph_give_the_same_step(make_model, dataset):
+    model = make_model()
+    losses = []
+    for solver in ("in_graph", "scipy"):
+        model.compile(keras.optimizers.SGD(0.0), SetCriterion(matcher=HungarianMatcher(solver=solver)))
+        losses.append(model.fit(dataset, verbose=0).history["loss"])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("action", ["fit", "evaluate"])
+def test_a_criterion_is_needed(make_model, dataset, action):
+    model = make_model()
+    model.compile("adamw")
+    with pytest.raises(ValueError, match="The model has no criterion. Call `model.compile"):
+        getattr(model, action)(dataset, verbose=0)

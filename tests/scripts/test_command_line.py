@@ -1,0 +1,108 @@
+"""The scripts' arguments, files and exit statuses, with an untrained model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kmaskformer import build
+from kmaskformer.config import load_config, save_config
+
+TINY = [
+    "model.transformer_decoder={num_queries: 6, hidden_dim: 32, num_heads: 2, feedforward_dim: 32, decoder_layers: 1}",
+    "model.pixel_decoder={conv_dim: 32, mask_dim: 32}",
+    "data.image_size=[64, 64]",
+    "data.val={count: 2, seed: 1}",
+]
+CONFIG = "configs/shapes/panoptic/maskformer_resnet18.yaml"
+
+
+@pytest.fixture(scope="module")
+def run_folder(repository, tmp_path_factory):
+    """What training leaves for the other scripts: a model and its configuration."""
+    folder = tmp_path_factory.mktemp("run")
+    config = load_config(repository / CONFIG, TINY)
+    info = build.build_reader(config.data, "val").info
+    build.build_model(config.model, info).save(folder / "model.keras")
+    save_config(config, folder / "config.yaml")
+    return folder
+
+
+@pytest.fixture()
+def run_script(repository, monkeypatch):
+    """Runs a script's `main` with command line arguments."""
+
+    def run(name, *arguments):
+        spec = importlib.util.spec_from_file_location(f"script_{name}", repository / "scripts" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        module.main()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / "a.png")
+    Image.fromarray(rng.integers(0, 255, (50, 30, 3), dtype=np.uint8)).save(folder / "b.jpg")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+@pytest.mark.parametrize("task", ["semantic", "instance", "panoptic"])
+def test_predict_writes_overlay_map_and_table_for_each_image(run_script, run_folder, pictures, tmp_path, task):
+    with pytest.raises(SystemExit) as exit_:
+        run_script("predict", "--weights", run_folder, "--input", pictures, "--output", tmp_path, "--task", task)
+    assert exit_.value.code == 0
+    assert sorted(path.name for path in tmp_path.glob("a*")) == ["a.json", "a_overlay.png", "a_segmentation.png"]
+    table = json.loads((tmp_path / "b.json").read_text())
+    assert (table["height"], table["width"], table["task"]) == (50, 30, task)
+    assert Image.open(tmp_path / "b_segmentation.png").size == (30, 50)
+
+
+def test_predict_goes_on_after_a_broken_image_and_says_so(run_script, run_folder, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "broken.png").write_bytes(b"\x89PNG but not really")
+    Image.new("RGB", (32, 32)).save(folder / "fine.png")
+    with pytest.raises(SystemExit) as exit_:
+        run_script("predict", "--weights", run_folder, "--input", folder, "--output", tmp_path / "out")
+    assert exit_.value.code == 1
+    assert "broken.png" in capsys.readouterr().err
+    assert (tmp_path / "out" / "fine_overlay.png").exists()
+
+
+def test_predict_without_images_explains(run_script, run_folder, tmp_path):
+    with pytest.raises(SystemExit, match="no image file"):
+        run_script("predict", "--weights", run_folder, "--input", tmp_path / "nothing", "--output", tmp_path)
+
+
+def test_evaluate_prints_and_writes_scores_and_pictures(run_script, run_folder, repository, tmp_path, capsys):
+    arguments = ["--config", run_folder / "config.yaml", "--weights", run_folder, "--output", tmp_path]
+    run_script("evaluate", *arguments)
+    printed = capsys.readouterr().out
+    assert "panoptic/PQ " in printed and "semantic/IoU/sky" in printed
+    scores = json.loads((tmp_path / "metrics.json").read_text())
+    assert scores["evaluation/images"] == 2
+    assert 0 <= scores["panoptic/PQ"] <= 1
+    assert np.asarray(Image.open(tmp_path / "predictions.png")).std() > 10
+
+
+def test_draw_samples_writes_the_split(run_script, run_folder, tmp_path):
+    run_script("draw_samples", "--config", run_folder / "config.yaml", "--count", 9, "--output", tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*")) == ["image_0.png", "image_1.png"]
+    assert Image.open(tmp_path / "image_0.png").size == (64, 64)
+
+
+def test_an_unknown_override_is_refused_with_a_suggestion(run_script, repository, tmp_path):
+    arguments = ["--config", repository / CONFIG, "--output", tmp_path, "--set", "data.batchsize=2"]
+    with pytest.raises(ValueError, match="Did you mean batch_size"):
+        run_script("train", *arguments)
