@@ -1,8 +1,9 @@
 """`Shapes`: a dataset that draws itself, with exact panoptic truth.
 
 Textured backgrounds (stuff) and overlapping, shaded, noisy shapes (things), of any image size and number. The same
-`(seed, index)` always gives the same scene, so nothing is downloaded or stored. Colour alone does not tell a class:
-shapes take any colour, and every background has several.
+`(seed, index)` always gives the same scene, so nothing is downloaded or stored. Colour is a hint and no more: most shapes
+have a hue near that of their class, as things in the world do, but hues overlap, one shape in five takes any colour, and
+every background has several.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ SHAPES_INFO = DatasetInfo(
     ),
 )
 
+# Typical hue of each kind of shape, 0..1 around the colour circle.
+_HUES = {"circle": 0.98, "square": 0.16, "triangle": 0.76, "star": 0.88, "ring": 0.45, "cross": 0.07}
+_HUE_SPREAD = 0.05
+_ANY_COLOR = 0.2
+
 _PALETTES = {
     "sky": ((110, 165, 225), (150, 190, 220), (225, 165, 120), (165, 170, 180), (70, 95, 160)),
     "grass": ((80, 135, 50), (125, 145, 60), (60, 105, 55), (165, 155, 85)),
@@ -66,7 +72,7 @@ class Shapes:
         count: int,
         image_size: tuple[int, int] = (128, 128),
         seed: int = 0,
-        max_objects: int = 8,
+        max_objects: int = 6,
         noise: float = 8.0,
     ) -> None:
         if count < 1:
@@ -109,7 +115,7 @@ class _Shape:
 
 
 def draw_scene(
-    rng: np.random.Generator, image_size: tuple[int, int], max_objects: int = 8, noise: float = 8.0
+    rng: np.random.Generator, image_size: tuple[int, int], max_objects: int = 6, noise: float = 8.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws one scene.
 
@@ -237,7 +243,7 @@ _TEXTURES = {"sky": _sky, "grass": _grass, "water": _water, "bricks": _bricks}
 def _place_shape(rng: np.random.Generator, image_size: tuple[int, int]) -> _Shape:
     """A shape of random kind, size, place, turn and stretch."""
     kind = THING_NAMES[rng.integers(len(THING_NAMES))]
-    radius = min(image_size) * rng.uniform(0.11, 0.23)
+    radius = min(image_size) * rng.uniform(0.13, 0.25)
     center = [size * rng.uniform(0.08, 0.92) for size in image_size]
     reach = int(1.6 * radius) + 4
     rows, columns = (
@@ -321,15 +327,25 @@ def _paint_shape(rng: np.random.Generator, canvas: np.ndarray, shape: _Shape, li
     """Paints a shape, its soft shadow first, into `canvas`."""
     window = canvas[shape.rows, shape.columns]
     _cast_shadow(rng, window, shape, light)
-    color = np.asarray(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.15, 0.95), rng.uniform(0.35, 1.0))) * 255
+    color = _color(rng, shape.kind)
     pattern = _surface(rng, shape)
     # Raised rim: lighter on the side of the light, darker on the other, strongest at the border.
     slope_y, slope_x = np.gradient(shape.distance)
     facing = -(slope_x * np.cos(light) + slope_y * np.sin(light))
     rim = np.exp(shape.distance / (0.30 * shape.radius)) * facing * rng.uniform(0.15, 0.45)
-    paint = _shade(color.astype(np.float32), np.clip(pattern + rim, -0.75, 0.75))
+    paint = _shade(color, np.clip(pattern + rim, -0.75, 0.75))
     cover = np.clip(0.5 - shape.distance, 0, 1)[..., None]
     window += cover * (paint - window)
+
+
+def _color(rng: np.random.Generator, kind: str) -> np.ndarray:
+    """Colour of a shape, `(3,)` float32 0..255: near its kind's hue, or any."""
+    if rng.random() < _ANY_COLOR:
+        hsv = rng.random(), rng.uniform(0.15, 0.95), rng.uniform(0.35, 1.0)
+    else:
+        hue = (_HUES[kind] + _HUE_SPREAD * rng.standard_normal()) % 1.0
+        hsv = hue, rng.uniform(0.5, 0.95), rng.uniform(0.45, 1.0)
+    return np.asarray(colorsys.hsv_to_rgb(*hsv), np.float32) * 255
 
 
 def _cast_shadow(rng: np.random.Generator, window: np.ndarray, shape: _Shape, light: float) -> None:

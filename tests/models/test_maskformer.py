@@ -31,16 +31,15 @@ outputs = keras.tree.flatten(model(inputs))
 np.savez("{folder}/outputs.npz", *[np.asarray(output) for output in outputs])
 """
 TRAIN_ON_SCRIPT = """
-import keras, numpy as np, tensorflow as tf
+import keras, numpy as np
 import kmaskformer.build  # makes the classes known to Keras
 model = keras.models.load_model("{folder}/model.keras")
 data = dict(np.load("{folder}/data.npz"))
 inputs = {{key: data[key] for key in ("images", "image_sizes")}}
 targets = {{key: data[key] for key in ("segment_map", "labels", "valid")}}
-dataset = tf.data.Dataset.from_tensors((inputs, targets))
 print(type(model).__name__, model.optimizer.iterations.numpy(), model.criterion.no_object_weight, model.dataset_info.name)
-history = model.fit(dataset, verbose=0)
-np.savez("{folder}/after.npz", history.history["loss"], *[np.asarray(weight) for weight in model.weights])
+loss = model.train_step((inputs, targets))["loss"]
+np.savez("{folder}/after.npz", loss, *[np.asarray(weight) for weight in model.weights])
 """
 
 
@@ -70,7 +69,7 @@ def test_output_shapes(model, rng, size):
         assert all(np.isfinite(value).all() for value in flat([layer["class_logits"], layer["mask_logits"]]))
 
 
-@pytest.mark.parametrize("backbone", ["resnet", "swin"])
+@pytest.mark.parametrize("backbone", [None, "resnet", "swin"])
 @pytest.mark.parametrize("size", [(45, 70), (57, 33)])
 def test_without_padding(make_model, rng, backbone, size):
     model = make_model(backbone=backbone, size_divisibility=0)
@@ -139,7 +138,7 @@ def test_unknown_height_and_width(model, images):
 @pytest.mark.parametrize("name", ["res2", "res3", "res4", "res5"])
 def test_in_feature(make_model, images, name):
     model = make_model(decoder={"in_feature": name})
-    channels = {"res2": 64, "res3": 128, "res4": 256, "res5": 512}[name]
+    channels = model.backbone.compute_output_shape((None, None, None, 3))[name][-1]
     assert model.transformer_decoder.input_projection.kernel.shape == (1, 1, channels, 16)
     seen = model.transformer_decoder(model.backbone(model.preprocessing(images))[name])[-1]
     outputs = model(images)
@@ -236,10 +235,10 @@ def compiled_model(make_model, **options):
 
 def test_saved_model_trains_on(make_model, images, targets, tmp_path, run_script):
     """`.keras` keeps weights, configuration, criterion and the optimizer with its slots, into another process."""
-    model = compiled_model(make_model)
+    model = compiled_model(make_model, backbone="resnet")
     inputs, targets = training_data(images, targets)
-    dataset = tf.data.Dataset.from_tensors((inputs, targets))
-    model.fit(dataset.repeat(2), verbose=0)
+    for _ in range(2):
+        model.train_step((inputs, targets))
     model.save(tmp_path / "model.keras")
     np.savez(tmp_path / "data.npz", **inputs, **targets)
 
@@ -256,7 +255,7 @@ def test_saved_model_trains_on(make_model, images, targets, tmp_path, run_script
 
     printed = run_script(TRAIN_ON_SCRIPT.format(folder=tmp_path))
     assert printed.split() == ["MaskFormer", "2", "0.3", "things"]
-    loss = model.fit(dataset, verbose=0).history["loss"]
+    loss = model.train_step((inputs, targets))["loss"]
     after = np.load(tmp_path / "after.npz")
     np.testing.assert_allclose(after["arr_0"], loss, rtol=1e-4)
     for index, weight in enumerate(model.weights, start=1):
@@ -293,7 +292,7 @@ def assert_equal_on_jax(model, inputs, folder, run_script):
 def test_same_on_jax(make_model, images, tmp_path, run_script):
     """The same `.weights.h5` gives the same numbers, with an encoder in the pixel decoder and a padded batch."""
     pytest.importorskip("jax")
-    model = make_model(encoder_layers=1, decoder={"in_feature": "transformer_encoder"})
+    model = make_model(backbone="resnet", encoder_layers=1, decoder={"in_feature": "transformer_encoder"})
     inputs = {"images": images, "image_sizes": np.array([[45, 70], [30, 40]], "int32")}
     assert_equal_on_jax(model, inputs, tmp_path, run_script)
 
