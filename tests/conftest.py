@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -45,3 +47,16 @@ def golden(shared_folder: Path) -> ModuleType:
     spec.loader.exec_module(module)
     module.case = lambda name: module.GoldenCase(name, shared_folder / "golden" / name)
     return module
+
+
+@pytest.fixture()
+def without_values() -> Iterator[Callable[..., Any]]:
+    """Calls a function that makes a model, and leaves out the values of its weights: 200 million of them take long."""
+    import keras
+
+    def call(make: Callable[..., Any], *arguments: Any) -> Any:
+        with keras.StatelessScope(initialize_variables=False):
+            return make(*arguments)
+
+    yield call
+    keras.utils.clear_session()  # forgets the weights that wait for a value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import keras
 import numpy as np
 import pytest
 
@@ -56,19 +55,14 @@ TINY = ModelConfig(
 )
 
 
-def build_without_values(config):
-    """A model whose variables have shapes only: initialising 200 million numbers takes long."""
-    with keras.StatelessScope(initialize_variables=False):
-        return build_model(config)
-
-
 def count(variables):
     return sum(int(np.prod(variable.shape)) for variable in variables)
 
 
 @pytest.mark.parametrize(("backbone", "encoder_layers", "classes", "pixel_decoder", "predictor", "total"), PUBLISHED)
-def test_parameter_counts(backbone, encoder_layers, classes, pixel_decoder, predictor, total):
-    model = build_without_values(
+def test_parameter_counts(without_values, backbone, encoder_layers, classes, pixel_decoder, predictor, total):
+    model = without_values(
+        build_model,
         ModelConfig(
             num_classes=classes,
             backbone=BackboneConfig(backbone),
@@ -76,7 +70,7 @@ def test_parameter_counts(backbone, encoder_layers, classes, pixel_decoder, pred
             transformer_decoder=TransformerDecoderConfig(
                 in_feature="transformer_encoder" if encoder_layers else "res5"
             ),
-        )
+        ),
     )
     assert count(model.backbone.trainable_variables) == BACKBONES[backbone]
     assert count(model.pixel_decoder.trainable_variables) == pixel_decoder
@@ -92,17 +86,17 @@ def test_every_published_architecture_is_counted():
     assert {row[0] for row in PUBLISHED} == set(BACKBONES)
 
 
-def test_trainable_norms_have_trainable_affine_parameters():
-    frozen = build_without_values(TINY)
-    trained = build_without_values(dataclasses.replace(TINY, backbone=BackboneConfig("resnet18", norm="batch")))
+def test_trainable_norms_have_trainable_affine_parameters(without_values):
+    frozen = without_values(build_model, TINY)
+    trained = without_values(build_model, dataclasses.replace(TINY, backbone=BackboneConfig("resnet18", norm="batch")))
     affine = count(frozen.non_trainable_weights) // 2
     assert count(trained.trainable_variables) == count(frozen.trainable_variables) + affine
     assert count(trained.non_trainable_weights) == affine
 
 
 @pytest.mark.parametrize("name", ["resnet34", "resnet101c", "swin_base"])
-def test_named_backbones(name):
-    model = build_without_values(ModelConfig(backbone=BackboneConfig(name, drop_path_rate=0.17)))
+def test_named_backbones(without_values, name):
+    model = without_values(build_model, ModelConfig(backbone=BackboneConfig(name, drop_path_rate=0.17)))
     config = model.backbone.get_config()
     if name == "swin_base":
         assert (config["embed_dim"], config["window_size"], config["drop_path_rate"]) == (128, 12, 0.17)
@@ -114,11 +108,12 @@ def test_named_backbones(name):
         )
 
 
-def test_every_option_arrives():
+def test_every_option_arrives(without_values):
     """Each field of the configuration is given a value of its own and found again in the model."""
     pixel_decoder = PixelDecoderConfig("transformer_fpn", 64, 24, "none", 1, 4, 40, 0.2, True)
     decoder = TransformerDecoderConfig(9, 32, 2, 48, 0.3, 1, 3, True, "transformer_encoder", True)
-    model = build_without_values(
+    model = without_values(
+        build_model,
         ModelConfig(
             num_classes=5,
             backbone=BackboneConfig("resnet18", norm="batch"),
@@ -130,7 +125,6 @@ def test_every_option_arrives():
             pixel_std=(4.0, 5.0, 6.0),
             precision="mixed_bfloat16",
         ),
-        # without a name, colours and things nothing is known about the classes
     )
     for part, section in ((model.pixel_decoder, pixel_decoder), (model.transformer_decoder, decoder)):
         config = part.get_config()
@@ -145,16 +139,11 @@ def test_every_option_arrives():
     assert {part.dtype_policy.name for part in (*parts, model.class_head, model.mask_head)} == {"mixed_bfloat16"}
 
 
-def test_dataset_info():
+def test_dataset_info(without_values):
     info = DatasetInfo("fruit", ("apple", "pear", "table"), thing_ids=(0, 1))
-    assert build_without_values_of_tiny(info).dataset_info == info
+    assert without_values(build_model, TINY, info).dataset_info == info
     with pytest.raises(ValueError, match=r"must describe the model's 3 classes. Received: 2 classes \(pair\)"):
         build_model(TINY, DatasetInfo("pair", ("a", "b")))
-
-
-def build_without_values_of_tiny(info):
-    with keras.StatelessScope(initialize_variables=False):
-        return build_model(TINY, info)
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])

@@ -14,7 +14,7 @@ WITHOUT_TENSORFLOW = """
 import sys
 sys.modules["tensorflow"] = None  # importing it fails, as where it is not installed
 import importlib, pkgutil
-import keras, numpy as np
+import jax, keras, numpy as np
 assert keras.backend.backend() == "jax"
 import kmaskformer
 for name in {packages!r}:
@@ -23,18 +23,27 @@ for name in {packages!r}:
         importlib.import_module(f"kmaskformer.{{name}}.{{module.name}}")
 for name in {names!r}:
     getattr(kmaskformer, name)
-from kmaskformer.config import ModelConfig, config_from_dict
+from kmaskformer.config import config_from_dict
 config = config_from_dict({{"model": {{
     "num_classes": 3, "backbone": {{"name": "resnet18"}}, "pixel_decoder": {{"conv_dim": 32, "mask_dim": 16}},
     "transformer_decoder": {{"num_queries": 5, "hidden_dim": 16, "num_heads": 2, "feedforward_dim": 24,
                              "decoder_layers": 2}},
 }}}})
-outputs = kmaskformer.build_model(config.model)(np.zeros((2, 37, 45, 3), "uint8"))
-assert outputs["class_logits"].shape == (2, 5, 4), outputs["class_logits"].shape
-assert outputs["mask_logits"].shape == (2, 5, 16, 16), outputs["mask_logits"].shape
+with keras.StatelessScope(initialize_variables=False):  # JAX compiles an initialiser for each shape, which takes long
+    model = kmaskformer.build_model(config.model)
+keras.utils.clear_session()  # forgets the weights that wait for a value
+for variable in model.variables:
+    variable.assign(np.full(variable.shape, 0.01, variable.dtype))
+weights = [[v.value for v in values] for values in (model.trainable_variables, model.non_trainable_variables)]
+criterion = kmaskformer.build_criterion(config.loss)
+def losses(trainable, others, images, targets):
+    outputs, _ = model.stateless_call(trainable, others, images)
+    return outputs, criterion(outputs, targets)
 targets = {{"segment_map": np.zeros((2, 64, 64), "int32"), "labels": np.ones((2, 1), "int32"),
             "valid": np.ones((2, 1), bool)}}
-terms = kmaskformer.build_criterion(config.loss)(outputs, targets)
+outputs, terms = jax.jit(losses)(*weights, np.zeros((2, 37, 45, 3), "uint8"), targets)
+assert outputs["class_logits"].shape == (2, 5, 4), outputs["class_logits"].shape
+assert outputs["mask_logits"].shape == (2, 5, 16, 16), outputs["mask_logits"].shape
 assert set(terms) == {{f"loss_{{kind}}{{layer}}" for kind in ("ce", "mask", "dice") for layer in ("", "_0")}}, terms
 assert all(np.isfinite(float(term)) for term in terms.values())
 assert "tensorflow" not in [name for name, module in sys.modules.items() if module is not None]
@@ -49,7 +58,9 @@ def run(script, repository, **environment):
 
 
 def test_import_is_quick_because_it_imports_nothing(repository):
-    script = "import sys, kmaskformer; print(sorted({'keras', 'tensorflow', 'jax', 'numpy', 'yaml'} & set(sys.modules)))"
+    script = (
+        "import sys, kmaskformer; print(sorted({'keras', 'tensorflow', 'jax', 'numpy', 'yaml'} & set(sys.modules)))"
+    )
     result = run(script, repository)
     assert result.stdout.strip() == "[]", result.stderr
 
@@ -75,5 +86,7 @@ def test_public_names_have_docstrings():
 
 
 def test_unknown_name():
-    with pytest.raises(AttributeError, match="module 'kmaskformer' has no attribute 'Maskformer'. Public names: .*MaskF"):
+    with pytest.raises(
+        AttributeError, match="module 'kmaskformer' has no attribute 'Maskformer'. Public names: .*MaskF"
+    ):
         kmaskformer.Maskformer  # noqa: B018

@@ -2,7 +2,7 @@
 
 Textured backgrounds (stuff) and overlapping, shaded, noisy shapes (things), of any image size and number. The same
 `(seed, index)` always gives the same scene, so nothing is downloaded or stored. Colour is a hint and no more: most shapes
-have a hue near that of their class, as things in the world do, but hues overlap, one shape in five takes any colour, and
+have a hue near that of their class, as things in the world do, but hues overlap, one shape in ten takes any colour, and
 every background has several.
 """
 
@@ -37,9 +37,9 @@ SHAPES_INFO = DatasetInfo(
 )
 
 # Typical hue of each kind of shape, 0..1 around the colour circle.
-_HUES = {"circle": 0.98, "square": 0.16, "triangle": 0.76, "star": 0.88, "ring": 0.45, "cross": 0.07}
-_HUE_SPREAD = 0.05
-_ANY_COLOR = 0.2
+_HUES = {"circle": 0.99, "square": 0.16, "triangle": 0.76, "star": 0.88, "ring": 0.45, "cross": 0.07}
+_HUE_SPREAD = 0.035
+_ANY_COLOR = 0.1
 
 _PALETTES = {
     "sky": ((110, 165, 225), (150, 190, 220), (225, 165, 120), (165, 170, 180), (70, 95, 160)),

@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 
@@ -197,11 +196,10 @@ def test_arrays_must_be_a_mapping():
 
 
 @pytest.mark.parametrize("name", GOLDEN_CASES)
-def test_every_parameter_of_the_original_is_used_once(golden, name):
+def test_every_parameter_of_the_original_is_used_once(golden, without_values, name):
     """Names and shapes only; `models/test_golden.py` loads the values."""
     case = golden.case(name)
-    with keras.StatelessScope(initialize_variables=False):
-        model = build_model(case.model_config())
+    model = without_values(build_model, case.model_config())
     shapes = {key: tuple(shape) for key, shape, _ in case.meta["state_dict"]}
     users = {}
     for variable in model.weights:

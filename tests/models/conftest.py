@@ -63,7 +63,7 @@ def make_model():
             encoder = {"num_heads": 2, "feedforward_dim": 24, "dropout": 0.0}
             pixel_decoder = TransformerFPNPixelDecoder(32, 24, encoder_layers=encoder_layers, dtype=dtype, **encoder)
         decoder = {"hidden_dim": 16, "num_heads": 2, "feedforward_dim": 24, "dropout": 0.0, **(decoder or {})}
-        decoder = QueryDecoder(**{"num_queries": 7, "decoder_layers": 3, **decoder}, dtype=dtype)
+        decoder = QueryDecoder(**{"num_queries": 7, "decoder_layers": 2, **decoder}, dtype=dtype)
         model = MaskFormer(backbone, pixel_decoder, decoder, dtype=dtype, **options)
         model.build()
         return model

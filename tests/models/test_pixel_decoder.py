@@ -88,7 +88,7 @@ def test_norms_have_32_groups():
 @pytest.mark.parametrize("decoder", [FPNPixelDecoder(norm="none"), TransformerFPNPixelDecoder(encoder_layers=1)])
 def test_starts_as_the_reference(decoder):
     """Convolutions U(-b, b) with b = sqrt(3 / fan_in), biases zero."""
-    decoder.build({name: (None, None, None, 512) for name in CHANNELS})
+    decoder.build(dict.fromkeys(CHANNELS, (None, None, None, 512)))
     checked = 0
     for variable in decoder.trainable_variables:
         if "encoder" in variable.path or "norm" in variable.path:

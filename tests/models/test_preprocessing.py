@@ -33,7 +33,9 @@ def test_everything_outside_an_images_size_is_zero(rng):
     sizes = np.array([[40, 31], [17, 50]], "int32")
     prepared = np.asarray(ImagePreprocessing()(batch, sizes))
     for index, (height, width) in enumerate(sizes):
-        np.testing.assert_allclose(prepared[index, :height, :width], normalized(batch[index, :height, :width]), atol=1e-5)
+        np.testing.assert_allclose(
+            prepared[index, :height, :width], normalized(batch[index, :height, :width]), atol=1e-5
+        )
         assert not prepared[index, height:].any() and not prepared[index, :, width:].any()
 
 

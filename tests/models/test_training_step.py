@@ -13,7 +13,7 @@ from kmaskformer.losses.set_criterion import SetCriterion
 from kmaskformer.ops.masks import masks_from_segment_map
 from kmaskformer.training.optimizer import AdamW
 
-TERMS = {f"loss_{kind}{layer}" for kind in ("ce", "mask", "dice") for layer in ("", "_0", "_1")}
+TERMS = {f"loss_{kind}{layer}" for kind in ("ce", "mask", "dice") for layer in ("", "_0")}
 
 
 @pytest.fixture()
@@ -24,12 +24,6 @@ def batch(images, targets):
 @pytest.fixture()
 def dataset(batch):
     return tf.data.Dataset.from_tensors(batch)
-
-
-def copy_of(model, make_model, **options):
-    other = make_model(**options)
-    other.set_weights(model.get_weights())
-    return other
 
 
 def test_fit_on_random_batches(make_model, rng):
@@ -131,18 +125,16 @@ def test_masks_are_as_good_as_a_segment_map(make_model, batch):
         assert float(value) == pytest.approx(float(expected[name]), rel=1e-5)
 
 
-def test_mixed_precision_scales_the_loss(make_model, dataset):
+def test_mixed_precision_scales_the_loss(make_model, batch):
     model = make_model(dtype="mixed_float16")
     model.compile(AdamW(learning_rate=1e-3), SetCriterion())
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    model.optimizer.initial_scale = 64.0
-    model.build()
-    model.optimizer.build(model.trainable_variables)
-    before = model.get_weights()
-    loss = model.fit(dataset, verbose=0).history["loss"][0]
-    assert np.isfinite(loss)
+    model.compile(keras.optimizers.LossScaleOptimizer(AdamW(learning_rate=1e-3), initial_scale=16.0), SetCriterion())
+    losses = [float(model.train_step(batch)["loss"]) for _ in range(3)]
+    assert int(model.optimizer.iterations) == 3  # no step was skipped
+    assert losses[2] < losses[0]
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
-    assert any(not np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
 
 
 def test_trainable_norms_learn_their_statistics(make_model, images):
@@ -154,17 +146,18 @@ def test_trainable_norms_learn_their_statistics(make_model, images):
     assert all(np.asarray(mean).any() for mean in means)
 
 
-def test_xla(make_model, dataset):
-    """A step that XLA compiled gives the same loss and the same weights."""
-    model = make_model()
-    compiled = copy_of(model, make_model)
-    for each, jit_compile in ((model, False), (compiled, True)):
-        each.compile(keras.optimizers.SGD(1e-3), SetCriterion(), jit_compile=jit_compile)
+def test_xla(make_model, batch, dataset):
+    """A step that XLA compiled gives the same loss and the same weights as one that runs operation by operation."""
+    model, compiled = make_model(), make_model()
+    compiled.set_weights(model.get_weights())
+    model.compile(keras.optimizers.SGD(1e-3), SetCriterion())
+    compiled.compile(keras.optimizers.SGD(1e-3), SetCriterion(), jit_compile=True)
     assert compiled.jit_compile
-    expected, history = (each.fit(dataset, verbose=0).history for each in (model, compiled))
+    expected = model.train_step(batch)
+    history = compiled.fit(dataset, verbose=0).history
     assert set(history) == set(expected)
     for name, value in history.items():
-        np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
+        assert value[0] == pytest.approx(float(expected[name]), rel=1e-4), name
     for weight, value in zip(compiled.weights, model.weights, strict=True):
         np.testing.assert_allclose(weight, value, rtol=0, atol=1e-4, err_msg=value.path)
 
@@ -177,13 +170,13 @@ def test_xla_cannot_call_scipy(make_model):
     model.compile("adamw", criterion)  # without XLA it may
 
 
-def test_scipy_and_the_solver_in_the_graph_give_the_same_step(make_model, dataset):
+def test_scipy_and_the_solver_in_the_graph_give_the_same_step(make_model, batch):
     model = make_model()
     losses = []
     for solver in ("in_graph", "scipy"):
         model.compile(keras.optimizers.SGD(0.0), SetCriterion(matcher=HungarianMatcher(solver=solver)))
-        losses.append(model.fit(dataset, verbose=0).history["loss"])
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+        losses.append(float(model.train_step(batch)["loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("action", ["fit", "evaluate"])
