@@ -53,13 +53,15 @@ def build_model(config: configs.ModelConfig, dataset_info: DatasetInfo | None = 
         ValueError: If `dataset_info` has another number of classes than the model.
         FileNotFoundError: If `config.weights` names no file.
     """
+    backbone = _build_backbone(config.backbone, config.precision)
+    divisibility = config.size_divisibility
     model = MaskFormer(
-        backbone=_build_backbone(config.backbone, config.precision),
+        backbone=backbone,
         pixel_decoder=_build_pixel_decoder(config.pixel_decoder, config.precision),
         transformer_decoder=QueryDecoder(**vars(config.transformer_decoder), dtype=config.precision),
         num_classes=config.num_classes,
         deep_supervision=config.deep_supervision,
-        size_divisibility=config.size_divisibility,
+        size_divisibility=backbone.size_divisibility if divisibility < 0 else divisibility,
         pixel_mean=config.pixel_mean,
         pixel_std=config.pixel_std,
         dataset_info=dataset_info,
@@ -221,8 +223,21 @@ def build_evaluators(config: configs.EvaluationConfig) -> list[Any]:
 
 def _build_backbone(config: configs.BackboneConfig, precision: str) -> keras.layers.Layer:
     if config.name in RESNETS:
-        return ResNet(**RESNETS[config.name], norm=config.norm, dtype=precision)
-    return SwinTransformer(**SWINS[config.name], drop_path_rate=config.drop_path_rate, dtype=precision)
+        options = RESNETS[config.name]
+        return ResNet(**options, norm=config.norm, frozen_stages=config.frozen_stages, dtype=precision)
+    return SwinTransformer(
+        **SWINS[config.name],
+        mlp_ratio=config.mlp_ratio,
+        qkv_bias=config.qkv_bias,
+        qk_scale=config.qk_scale or None,
+        drop_rate=config.drop_rate,
+        attention_drop_rate=config.attention_drop_rate,
+        drop_path_rate=config.drop_path_rate,
+        absolute_position_embedding=config.absolute_position_embedding,
+        pretrain_image_size=config.pretrain_image_size,
+        patch_norm=config.patch_norm,
+        dtype=precision,
+    )
 
 
 def _build_pixel_decoder(config: configs.PixelDecoderConfig, precision: str) -> keras.layers.Layer:

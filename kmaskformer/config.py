@@ -17,7 +17,11 @@ import yaml
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
-    """A backbone. `norm`, `frozen_stages` act on ResNets, `drop_path_rate` on Swin."""
+    """A backbone. `norm` and `frozen_stages` act on ResNets, all fields after them on Swin.
+
+    `frozen_stages`: so many parts, from the stem on, are not trained. `qk_scale: 0` scales the products of queries and
+    keys by 1 / sqrt(channels of a head). `pretrain_image_size` acts with `absolute_position_embedding` only.
+    """
 
     name: Literal[
         "resnet18",
@@ -31,7 +35,16 @@ class BackboneConfig:
         "swin_large",
     ] = "resnet50"
     norm: Literal["frozen", "batch"] = "frozen"
+    frozen_stages: int = 0
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    qk_scale: float = 0.0
+    drop_rate: float = 0.0
+    attention_drop_rate: float = 0.0
     drop_path_rate: float = 0.3
+    absolute_position_embedding: bool = False
+    pretrain_image_size: int = 224
+    patch_norm: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +80,11 @@ class TransformerDecoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network. `weights` is a file to start from, `precision` a Keras dtype policy."""
+    """The network. `weights` is a file to start from, `precision` a Keras dtype policy.
+
+    `size_divisibility`: images are padded to a multiple of it; 0 for none, -1 for what the backbone asks for (0 for
+    ResNets, 32 for Swin).
+    """
 
     num_classes: int = 150
     backbone: BackboneConfig = BackboneConfig()
@@ -418,11 +435,15 @@ def _validate(config: Config, where: str) -> None:
         "optimizer.weight_decay": config.optimizer.weight_decay,
         "optimizer.clip_norm": config.optimizer.clip_norm,
         "loss.no_object_weight": config.loss.no_object_weight,
-        "model.size_divisibility": config.model.size_divisibility,
     }
     for name, value in not_negative.items():
         if value < 0:
             raise ConfigError(f"{where}: {name}: must not be negative. Received: {value}")
+    if config.model.size_divisibility < -1:
+        raise ConfigError(
+            f"{where}: model.size_divisibility: must be a multiple to pad to, 0 for none, or -1 for the backbone's "
+            f"own. Received: {config.model.size_divisibility}"
+        )
     augmentation = config.data.augmentation
     for name, value in (("crop", augmentation.crop), ("scale_range", augmentation.scale_range)):
         if len(value) not in (0, 2):

@@ -158,17 +158,56 @@ def test_weights_to_start_from(tmp_path, suffix):
 
 def test_weights_that_cannot_be_loaded(tmp_path):
     model = build_model(TINY)
-    with pytest.raises(FileNotFoundError, match="absent.weights.h5: no such weights file"):
+    with pytest.raises(FileNotFoundError, match=r"absent.weights.h5: no such weights file"):
         load_weights(model, tmp_path / "absent.weights.h5")
     other = tmp_path / "model.pkl"
     other.write_bytes(b"?")
-    with pytest.raises(ValueError, match="model.pkl: weights must be a .weights.h5 or .keras file"):
+    with pytest.raises(ValueError, match=r"model.pkl: weights must be a .weights.h5 or .keras file"):
         load_weights(model, other)
     broken = tmp_path / "broken.weights.h5"
     broken.write_bytes(b"not HDF5")
-    with pytest.raises(ValueError, match="broken.weights.h5: these weights do not fit the configured model"):
+    with pytest.raises(ValueError, match=r"broken.weights.h5: these weights do not fit the configured model"):
         load_weights(model, broken)
     larger = tmp_path / "larger.weights.h5"
     build_model(dataclasses.replace(TINY, num_classes=9)).save_weights(larger)
-    with pytest.raises(ValueError, match="larger.weights.h5: these weights do not fit the configured model"):
+    with pytest.raises(ValueError, match=r"larger.weights.h5: these weights do not fit the configured model"):
         load_weights(model, larger)
+
+
+def test_every_option_of_a_swin_backbone_arrives(without_values):
+    section = BackboneConfig(
+        "swin_tiny",
+        mlp_ratio=2.0,
+        qkv_bias=False,
+        qk_scale=0.25,
+        drop_rate=0.1,
+        attention_drop_rate=0.2,
+        drop_path_rate=0.4,
+        absolute_position_embedding=True,
+        pretrain_image_size=384,
+        patch_norm=False,
+    )
+    config = without_values(build_model, dataclasses.replace(TINY, backbone=section)).backbone.get_config()
+    for field in dataclasses.fields(section):
+        if field.name not in ("name", "norm", "frozen_stages"):
+            assert getattr(section, field.name) != field.default, field.name
+            assert config[field.name] == getattr(section, field.name), field.name
+    default = without_values(build_model, dataclasses.replace(TINY, backbone=BackboneConfig("swin_tiny"))).backbone
+    assert default.qk_scale is None and default.absolute_pos_embed is None
+
+
+def test_stages_of_a_resnet_are_frozen(without_values):
+    section = BackboneConfig("resnet18", norm="batch", frozen_stages=2)
+    backbone = without_values(build_model, dataclasses.replace(TINY, backbone=section)).backbone
+    assert backbone.frozen_stages == 2
+    assert {v.path.split("/")[-4] for v in backbone.trainable_variables} >= {"res3", "res4", "res5"}
+    assert not [v.path for v in backbone.trainable_variables if "/stem/" in v.path or "/res2/" in v.path]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "configured", "expected"),
+    [("resnet18", -1, 0), ("swin_tiny", -1, 32), ("swin_tiny", 0, 0), ("resnet18", 32, 32), ("swin_tiny", 64, 64)],
+)
+def test_size_divisibility_may_be_the_backbones_own(without_values, backbone, configured, expected):
+    config = dataclasses.replace(TINY, backbone=BackboneConfig(backbone), size_divisibility=configured)
+    assert without_values(build_model, config).preprocessing.size_divisibility == expected

@@ -113,7 +113,9 @@ ERRORS = {
     "data: {batch_size: 0}": "data.batch_size: must be positive. Received: 0",
     "training: {steps: 0}": "training.steps: must be positive. Received: 0",
     "optimizer: {learning_rate: -1}": "optimizer.learning_rate: must not be negative. Received: -1.0",
-    "model: {size_divisibility: -1}": "model.size_divisibility: must not be negative. Received: -1",
+    "model: {size_divisibility: -2}": (
+        "model.size_divisibility: must be a multiple to pad to, 0 for none, or -1 for the backbone's own. Received: -2"
+    ),
     "[1, 2]": "must hold a mapping of sections. Received: list",
     "model: {num_classes: 3": "not valid YAML",
     "model: {num_classes: 3, num_classes: 4}": "not valid YAML: the key 'num_classes' is given twice",

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -76,7 +77,6 @@ def test_colors_differ(count):
 def test_neighbouring_colors_are_far_apart():
     colors = distinct_colors(30)
     distances = [
-        sum(abs(a - b) for a, b in zip(first, second, strict=True))
-        for first, second in zip(colors, colors[1:], strict=False)
+        sum(abs(a - b) for a, b in zip(first, second, strict=True)) for first, second in itertools.pairwise(colors)
     ]
     assert min(distances) > 100

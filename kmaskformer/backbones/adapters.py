@@ -73,6 +73,11 @@ class KerasModelBackbone(keras.layers.Layer):
         """Number of channels of each feature map."""
         return {name: self.extractor.output[name].shape[-1] for name in FEATURES}
 
+    @property
+    def size_divisibility(self) -> int:
+        """Multiple of the sides of images that it asks for: 32, since libraries round other sizes differently."""
+        return max(STRIDES.values())
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """The wrapped model is built already."""
 

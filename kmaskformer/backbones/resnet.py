@@ -61,6 +61,11 @@ class ResNet(keras.layers.Layer):
         """Number of channels of each feature map."""
         return {name: stage.filters for name, stage in zip(FEATURES, self._stages(), strict=True)}
 
+    @property
+    def size_divisibility(self) -> int:
+        """Multiple of the sides of images that it asks for: 0, none."""
+        return 0
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         shape = input_shape
         for part in [self.stem, *self._stages()]:

@@ -8,13 +8,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from kmaskformer.backbones.features import FEATURES
+from kmaskformer.backbones.features import FEATURES, STRIDES
 from kmaskformer.layers.initializers import linear_bias, linear_kernel
 from kmaskformer.layers.normalization import make_norm
 from kmaskformer.layers.swin_block import SwinBlock, pad_to_multiple
 from kmaskformer.layers.window_attention import linear, shifted_window_mask
+from kmaskformer.ops.bicubic import resize_bicubic
 
 PATCH_SIZE = 4
+"""Side of an image patch. No argument: the strides 4, 8, 16, 32 of the feature maps follow from it."""
 
 SWIN_TINY = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24), "window_size": 7}
 SWIN_SMALL = {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24), "window_size": 7}
@@ -37,10 +39,16 @@ class SwinTransformer(keras.layers.Layer):
         attention_drop_rate: Dropout of attention weights.
         drop_path_rate: Stochastic depth of the last block; earlier blocks rise to it linearly from 0.
         patch_norm: Whether the patch embedding ends in a layer norm.
+        qk_scale: Factor of the products of queries and keys; None for 1 / sqrt(channels of a head).
+        absolute_position_embedding: Whether a learned map of positions is added to the patch embedding. It is resized
+            bicubically to the feature map.
+        pretrain_image_size: Side of the images that the map of positions is made for, in pixels: the map has
+            `pretrain_image_size / 4` rows and columns. Without that map, it has no effect.
         name: Name of the layer.
 
     Raises:
-        ValueError: If `depths` or `num_heads` have not four entries.
+        ValueError: If `depths` or `num_heads` have not four entries, or `pretrain_image_size` is no positive
+            multiple of 4.
 
     Example:
         >>> backbone = SwinTransformer(**SWIN_TINY)
@@ -61,6 +69,9 @@ class SwinTransformer(keras.layers.Layer):
         attention_drop_rate: float = 0.0,
         drop_path_rate: float = 0.3,
         patch_norm: bool = True,
+        qk_scale: float | None = None,
+        absolute_position_embedding: bool = False,
+        pretrain_image_size: int = 224,
         name: str = "backbone",
         **kwargs: Any,
     ) -> None:
@@ -68,10 +79,17 @@ class SwinTransformer(keras.layers.Layer):
         for argument, value in (("depths", depths), ("num_heads", num_heads)):
             if len(value) != len(FEATURES):
                 raise ValueError(f"`{argument}` must have one entry per stage (4). Received: {tuple(value)}")
+        if pretrain_image_size < 1 or pretrain_image_size % PATCH_SIZE:
+            raise ValueError(
+                f"`pretrain_image_size` must be a positive multiple of {PATCH_SIZE}. Received: {pretrain_image_size}"
+            )
         self.embed_dim, self.depths, self.num_heads = embed_dim, tuple(depths), tuple(num_heads)
         self.window_size, self.mlp_ratio, self.qkv_bias = window_size, mlp_ratio, qkv_bias
         self.drop_rate, self.attention_drop_rate = drop_rate, attention_drop_rate
-        self.drop_path_rate, self.patch_norm = drop_path_rate, patch_norm
+        self.drop_path_rate, self.patch_norm, self.qk_scale = drop_path_rate, patch_norm, qk_scale
+        self.absolute_position_embedding = absolute_position_embedding
+        self.pretrain_image_size = pretrain_image_size
+        self.absolute_pos_embed = None
         self.patch_embed = PatchEmbedding(embed_dim, patch_norm, name="patch_embed", dtype=self.dtype_policy)
         self.drop = keras.layers.Dropout(drop_rate, name="drop", dtype=self.dtype_policy)
         self.stages = self._make_stages()
@@ -82,8 +100,15 @@ class SwinTransformer(keras.layers.Layer):
         """Number of channels of each feature map."""
         return {name: self.embed_dim * 2**index for index, name in enumerate(FEATURES)}
 
+    @property
+    def size_divisibility(self) -> int:
+        """Multiple of the sides of images that it asks for: 32, so that no patch is padded. Other sizes work too."""
+        return max(STRIDES.values())
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.patch_embed.build(input_shape)
+        if self.absolute_position_embedding:
+            self._add_position_map()
         shape = self.patch_embed.compute_output_shape(input_shape)
         for stage, norm in zip(self.stages, self.norms, strict=True):
             stage.build(shape)
@@ -101,7 +126,10 @@ class SwinTransformer(keras.layers.Layer):
             `res2`, `res3`, `res4`, `res5`: `(batch, height/s, width/s, channels)` with s = 4, 8, 16, 32, sides rounded
             up.
         """
-        x = self.drop(self.patch_embed(images))
+        x = self.patch_embed(images)
+        if self.absolute_position_embedding:
+            x = x + self._positions(x)
+        x = self.drop(x)
         features = {}
         for name, stage, norm in zip(FEATURES, self.stages, self.norms, strict=True):
             feature, x = stage(x)
@@ -127,7 +155,26 @@ class SwinTransformer(keras.layers.Layer):
             "attention_drop_rate": self.attention_drop_rate,
             "drop_path_rate": self.drop_path_rate,
             "patch_norm": self.patch_norm,
+            "qk_scale": self.qk_scale,
+            "absolute_position_embedding": self.absolute_position_embedding,
+            "pretrain_image_size": self.pretrain_image_size,
         }
+
+    def _add_position_map(self) -> None:
+        side = self.pretrain_image_size // PATCH_SIZE
+        # Channels before rows and columns: the shape in checkpoints, and the last two axes are those to resize.
+        # As in the bias tables, the truncation of the reference is at 100 standard deviations, that is, none.
+        self.absolute_pos_embed = self.add_weight(
+            name="absolute_pos_embed",
+            shape=(1, self.embed_dim, side, side),
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+            autocast=False,
+        )
+
+    def _positions(self, x: Any) -> Any:
+        """The map of positions at the size of `x`, `(1, height, width, embed_dim)`."""
+        positions = resize_bicubic(ops.convert_to_tensor(self.absolute_pos_embed), ops.shape(x)[1:3])
+        return ops.cast(ops.transpose(positions, (0, 2, 3, 1)), x.dtype)
 
     def _make_stages(self) -> list[SwinStage]:
         rates = np.linspace(0.0, self.drop_path_rate, sum(self.depths)).tolist()
@@ -142,6 +189,7 @@ class SwinTransformer(keras.layers.Layer):
                 qkv_bias=self.qkv_bias,
                 drop_rate=self.drop_rate,
                 attention_drop_rate=self.attention_drop_rate,
+                qk_scale=self.qk_scale,
                 has_downsample=index < len(FEATURES) - 1,
                 name=f"layers.{index}",
                 dtype=self.dtype_policy,
@@ -209,6 +257,7 @@ class SwinStage(keras.layers.Layer):
         drop_rate: float = 0.0,
         attention_drop_rate: float = 0.0,
         has_downsample: bool = True,
+        qk_scale: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -221,6 +270,7 @@ class SwinStage(keras.layers.Layer):
             "qkv_bias": qkv_bias,
             "drop_rate": drop_rate,
             "attention_drop_rate": attention_drop_rate,
+            "qk_scale": qk_scale,
         }
         self.blocks = [
             SwinBlock(

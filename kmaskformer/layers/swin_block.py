@@ -31,6 +31,7 @@ class SwinBlock(keras.layers.Layer):
         drop_rate: float = 0.0,
         attention_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        qk_scale: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -38,9 +39,18 @@ class SwinBlock(keras.layers.Layer):
         self.dim, self.num_heads, self.window_size, self.shift = dim, num_heads, window_size, shift
         self.mlp_ratio, self.qkv_bias, self.drop_rate = mlp_ratio, qkv_bias, drop_rate
         self.attention_drop_rate, self.drop_path_rate = attention_drop_rate, drop_path_rate
+        self.qk_scale = qk_scale
         self.norm1 = make_norm("layer", name="norm1", dtype=policy)
         self.attn = WindowAttention(
-            dim, num_heads, window_size, qkv_bias, attention_drop_rate, drop_rate, name="attn", dtype=policy
+            dim,
+            num_heads,
+            window_size,
+            qkv_bias,
+            attention_drop_rate,
+            drop_rate,
+            qk_scale,
+            name="attn",
+            dtype=policy,
         )
         self.norm2 = make_norm("layer", name="norm2", dtype=policy)
         self.mlp = SwinMLP(dim, int(dim * mlp_ratio), drop_rate, name="mlp", dtype=policy)
@@ -79,6 +89,7 @@ class SwinBlock(keras.layers.Layer):
             "drop_rate": self.drop_rate,
             "attention_drop_rate": self.attention_drop_rate,
             "drop_path_rate": self.drop_path_rate,
+            "qk_scale": self.qk_scale,
         }
 
     def _attend(self, x: Any, window_mask: Any) -> Any:

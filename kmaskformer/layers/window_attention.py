@@ -26,6 +26,7 @@ class WindowAttention(keras.layers.Layer):
         qkv_bias: Whether the query, key and value projection has a bias.
         attention_drop_rate: Probability of dropping an attention weight during training.
         drop_rate: Probability of dropping an output during training.
+        qk_scale: Factor of the products of queries and keys; None for 1 / sqrt(channels of a head).
 
     Raises:
         ValueError: If `num_heads` does not divide `dim`.
@@ -42,6 +43,7 @@ class WindowAttention(keras.layers.Layer):
         qkv_bias: bool = True,
         attention_drop_rate: float = 0.0,
         drop_rate: float = 0.0,
+        qk_scale: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -49,6 +51,7 @@ class WindowAttention(keras.layers.Layer):
             raise ValueError(f"`num_heads` must divide `dim`. Received: dim={dim}, num_heads={num_heads}")
         self.dim, self.num_heads, self.window_size = dim, num_heads, window_size
         self.qkv_bias, self.attention_drop_rate, self.drop_rate = qkv_bias, attention_drop_rate, drop_rate
+        self.qk_scale = qk_scale
         self.qkv = linear(3 * dim, dim, "qkv", self.dtype_policy, use_bias=qkv_bias)
         self.proj = linear(dim, dim, "proj", self.dtype_policy)
         self.attention_drop = keras.layers.Dropout(attention_drop_rate, name="attention_drop", dtype=self.dtype_policy)
@@ -80,7 +83,8 @@ class WindowAttention(keras.layers.Layer):
         length, head_dim = self.window_size**2, self.dim // self.num_heads
         qkv = ops.reshape(self.qkv(windows), (-1, length, 3, self.num_heads, head_dim))
         query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3, axis=0)
-        query = query * ops.cast(1.0 / math.sqrt(head_dim), query.dtype)
+        scale = 1.0 / math.sqrt(head_dim) if self.qk_scale is None else self.qk_scale
+        query = query * ops.cast(scale, query.dtype)
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
         # Softmax in float32: half precision has too few digits for the mask's -100 beside the scores.
         scores = ops.cast(scores, "float32") + self._position_bias()
@@ -105,6 +109,7 @@ class WindowAttention(keras.layers.Layer):
             "qkv_bias": self.qkv_bias,
             "attention_drop_rate": self.attention_drop_rate,
             "drop_rate": self.drop_rate,
+            "qk_scale": self.qk_scale,
         }
 
     def _position_bias(self) -> Any:

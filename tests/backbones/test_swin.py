@@ -13,6 +13,7 @@ from kmaskformer.backbones.swin import (
     join_patches,
 )
 from kmaskformer.layers.swin_block import pad_to_multiple
+from kmaskformer.ops.bicubic import bicubic_matrix
 
 TOY = {"embed_dim": 8, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3}
 
@@ -29,6 +30,20 @@ def toy():
     rng = np.random.default_rng(0)
     for variable in backbone.trainable_variables:
         variable.assign(np.asarray(variable) + 0.3 * rng.standard_normal(variable.shape))
+    return backbone
+
+
+@pytest.fixture(scope="module")
+def positioned(toy):
+    """The same with a map of positions for images of 32 x 32."""
+    backbone = SwinTransformer(**TOY, drop_path_rate=0.0, absolute_position_embedding=True, pretrain_image_size=32)
+    backbone.build((None, None, None, 3))
+    plain = {variable.path: variable for variable in toy.weights}
+    for variable in backbone.weights:
+        if variable.path in plain:
+            variable.assign(plain.pop(variable.path))
+    assert not plain
+    backbone.absolute_pos_embed.assign(np.random.default_rng(1).standard_normal((1, 8, 8, 8)))
     return backbone
 
 
@@ -54,6 +69,73 @@ def test_parameter_counts_are_the_published_ones(arguments, count, unallocated):
     backbone = SwinTransformer(**arguments)
     backbone.build((None, None, None, 3))
     assert num_elements(backbone.trainable_variables) == count
+
+
+@pytest.mark.parametrize(("size", "side"), [(224, 56), (384, 96)])
+def test_map_of_positions_adds_one_number_per_channel_and_patch(size, side, unallocated):
+    backbone = SwinTransformer(**SWIN_TINY, absolute_position_embedding=True, pretrain_image_size=size)
+    backbone.build((None, None, None, 3))
+    assert num_elements(backbone.trainable_variables) == 27_520_698 + 96 * side**2
+    assert [v.path for v in backbone.weights if "absolute" in v.path] == ["backbone/absolute_pos_embed"]
+
+
+def test_map_of_positions_starts_small_and_is_absent_by_default(toy):
+    assert toy.absolute_pos_embed is None
+    backbone = SwinTransformer(**TOY, absolute_position_embedding=True)
+    backbone.build((None, None, None, 3))
+    values = np.asarray(backbone.absolute_pos_embed)
+    assert values.shape == (1, 8, 56, 56)
+    assert 0.0195 < values.std() < 0.0205 and abs(values.mean()) < 1e-3
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 96), (45, 18)])
+def test_map_of_positions_is_resized_and_added_to_the_patches(positioned, rng, height, width):
+    images = rng.standard_normal((2, height, width, 3)).astype("float32")
+    rows, columns = (np.asarray(bicubic_matrix(8, -(-side // 4))) for side in (height, width))
+    positions = np.asarray(positioned.absolute_pos_embed)
+    if (height, width) != (32, 32):  # at its own size, the map is not touched
+        positions = rows @ positions @ columns.T
+    patches = np.asarray(positioned.patch_embed(images)) + positions.transpose(0, 2, 3, 1)
+    expected = positioned.norms[0](positioned.stages[0](patches)[0])
+    np.testing.assert_allclose(positioned(images)["res2"], expected, atol=1e-5)
+
+
+def test_map_of_zeros_changes_nothing(positioned, toy, rng):
+    images, values = rng.standard_normal((1, 45, 70, 3)).astype("float32"), np.asarray(positioned.absolute_pos_embed)
+    assert np.abs(np.asarray(positioned(images)["res5"]) - np.asarray(toy(images)["res5"])).max() > 1e-2
+    positioned.absolute_pos_embed.assign(np.zeros_like(values))
+    features = positioned(images)
+    positioned.absolute_pos_embed.assign(values)
+    for name, value in toy(images).items():
+        np.testing.assert_array_equal(features[name], value)
+
+
+def test_map_of_positions_in_a_graph_of_unknown_size(positioned, rng):
+    tf = pytest.importorskip("tensorflow")
+    dynamic = tf.function(positioned, input_signature=[tf.TensorSpec((None, None, None, 3))])
+    for size in [(45, 70), (32, 32)]:
+        images = rng.standard_normal((1, *size, 3)).astype("float32")
+        eager = positioned(images)
+        for name, value in dynamic(images).items():
+            np.testing.assert_allclose(value, eager[name], atol=2e-5)
+
+
+def test_map_of_positions_saves_loads_and_runs_on_jax(positioned, rng, assert_saves_and_loads, assert_equal_on_jax):
+    images = rng.standard_normal((1, 45, 70, 3)).astype("float32")
+    assert_saves_and_loads(positioned, images)
+    assert_equal_on_jax(positioned, images)
+
+
+@pytest.mark.parametrize("size", [0, -4, 30])
+def test_size_of_the_map_of_positions_is_checked(size):
+    message = rf"`pretrain_image_size` must be a positive multiple of 4. Received: {size}"
+    with pytest.raises(ValueError, match=message):
+        SwinTransformer(**TOY, pretrain_image_size=size)
+
+
+def test_scale_of_scores_reaches_every_block():
+    backbone = SwinTransformer(**TOY, qk_scale=0.25)
+    assert {block.attn.qk_scale for stage in backbone.stages for block in stage.blocks} == {0.25}
 
 
 def test_features_equal_the_original(assert_golden):
@@ -103,11 +185,20 @@ def test_saves_and_loads(toy, rng, assert_saves_and_loads):
 
 def test_config_round_trip():
     backbone = SwinTransformer(
-        **TOY, mlp_ratio=2.0, qkv_bias=False, drop_rate=0.1, attention_drop_rate=0.2, patch_norm=False
+        **TOY,
+        mlp_ratio=2.0,
+        qkv_bias=False,
+        drop_rate=0.1,
+        attention_drop_rate=0.2,
+        patch_norm=False,
+        qk_scale=0.5,
+        absolute_position_embedding=True,
+        pretrain_image_size=64,
     )
     again = SwinTransformer.from_config(backbone.get_config())
     assert again.get_config() == backbone.get_config()
     assert again.depths == (2, 1, 1, 1)
+    assert (again.qk_scale, again.absolute_position_embedding, again.pretrain_image_size) == (0.5, True, 64)
 
 
 def test_mixed_precision_is_close(toy, rng):

@@ -45,5 +45,5 @@ def test_the_bound_follows_each_layers_own_fan_in():
 
 
 def test_needs_a_layer():
-    with pytest.raises(ValueError, match="`num_layers` must be at least 1. Received: num_layers=0"):
+    with pytest.raises(ValueError, match=r"`num_layers` must be at least 1. Received: num_layers=0"):
         MLP(4, 4, 0)

@@ -129,7 +129,7 @@ def test_decoder_normalises_every_output_but_passes_on_the_raw_one(rng, pre_norm
 
 
 def test_decoder_needs_a_layer():
-    with pytest.raises(ValueError, match="`num_layers` must be at least 1. Received: num_layers=0"):
+    with pytest.raises(ValueError, match=r"`num_layers` must be at least 1. Received: num_layers=0"):
         TransformerDecoder(DIM, 0, **OPTIONS)
 
 

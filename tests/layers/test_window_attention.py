@@ -49,8 +49,10 @@ def test_shifted_block_sees_neighbours_only(rng):
     assert difference.max() == 0
 
 
-def test_attention_equals_its_formula(rng):
-    layer = WindowAttention(4, num_heads=2, window_size=2)
+@pytest.mark.parametrize("qk_scale", [None, 1.7])
+def test_attention_equals_its_formula(qk_scale, rng):
+    layer = WindowAttention(4, num_heads=2, window_size=2, qk_scale=qk_scale)
+    scale = qk_scale or 1 / np.sqrt(2)
     windows = rng.standard_normal((3, 4, 4)).astype("float32")
     layer.build(windows.shape)
     layer.relative_position_bias_table.assign(rng.standard_normal((9, 2)))
@@ -58,7 +60,7 @@ def test_attention_equals_its_formula(rng):
     query, key, value = np.split(windows @ np.asarray(layer.qkv.kernel) + np.asarray(layer.qkv.bias), 3, axis=-1)
     heads = []
     for head, part in enumerate((slice(0, 2), slice(2, 4))):
-        scores = query[..., part] @ key[..., part].transpose(0, 2, 1) / np.sqrt(2) + table[index, head]
+        scores = query[..., part] @ key[..., part].transpose(0, 2, 1) * scale + table[index, head]
         weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
         heads.append(weights @ value[..., part])
     expected = np.concatenate(heads, -1) @ np.asarray(layer.proj.kernel) + np.asarray(layer.proj.bias)
@@ -66,7 +68,8 @@ def test_attention_equals_its_formula(rng):
 
 
 def test_config_round_trips():
-    for layer in (WindowAttention(4, 2, 3, qkv_bias=False, drop_rate=0.1), SwinBlock(4, 2, 3, shift=1, mlp_ratio=2.0)):
+    attention = WindowAttention(4, 2, 3, qkv_bias=False, drop_rate=0.1, qk_scale=0.3)
+    for layer in (attention, SwinBlock(4, 2, 3, shift=1, mlp_ratio=2.0, qk_scale=0.3)):
         again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
         assert again.get_config() == layer.get_config()
 

@@ -22,14 +22,14 @@ sys.modules["tensorflow"] = None  # importing it fails, as where it is not insta
 import json, jax, keras, numpy as np
 import kmaskformer.build  # makes the classes known to Keras
 assert keras.backend.backend() == "jax"
-with open("{folder}/model.json") as file:
-    model = keras.saving.deserialize_keras_object(json.load(file))
-with keras.StatelessScope(initialize_variables=False):  # all values come from the file
+with open("{folder}/model.json") as file, keras.StatelessScope(initialize_variables=False):
+    model = keras.saving.deserialize_keras_object(json.load(file))  # all values come from the other file
     model.build()
 keras.utils.clear_session()  # forgets the weights that wait for a value
 model.load_weights("{folder}/model.weights.h5")
 weights = [[v.value for v in values] for values in (model.trainable_variables, model.non_trainable_variables)]
-outputs = jax.jit(lambda *arguments: model.stateless_call(*arguments)[0])(*weights, dict(np.load("{folder}/inputs.npz")))
+forward = jax.jit(lambda *arguments: model.stateless_call(*arguments)[0])
+outputs = forward(*weights, dict(np.load("{folder}/inputs.npz")))
 np.savez("{folder}/outputs.npz", *[np.asarray(output) for output in keras.tree.flatten(outputs)])
 """
 TRAIN_ON_SCRIPT = """
@@ -39,7 +39,8 @@ model = keras.models.load_model("{folder}/model.keras")
 data = dict(np.load("{folder}/data.npz"))
 inputs = {{key: data[key] for key in ("images", "image_sizes")}}
 targets = {{key: data[key] for key in ("segment_map", "labels", "valid")}}
-print(type(model).__name__, model.optimizer.iterations.numpy(), model.criterion.no_object_weight, model.dataset_info.name)
+print(type(model).__name__, int(model.optimizer.iterations))
+print(model.criterion.no_object_weight, model.dataset_info.name)
 loss = model.train_step((inputs, targets))["loss"]
 np.savez("{folder}/after.npz", loss, *[np.asarray(weight) for weight in model.weights])
 """
@@ -108,6 +109,12 @@ def test_dict_of_inputs_is_the_same_as_arguments(model, images):
     assert not np.allclose(expected["class_logits"], model(images)["class_logits"])
 
 
+def test_predict(model, images):
+    """Keras' own loop over batches puts them together again."""
+    inputs = {"images": images, "image_sizes": np.array([[40, 70], [45, 33]], "int32")}
+    assert_equal(model.predict(inputs, batch_size=1, verbose=0), model(inputs))
+
+
 def test_bytes_and_floats_are_the_same(model, images):
     assert_equal(model(images.astype("float32")), model(images), atol=0)
 
@@ -116,9 +123,8 @@ def test_what_lies_outside_an_image_does_not_matter(model, images):
     """An image in the corner of a larger batch is the image padded with zeros after normalisation."""
     alone = model(images[:1, :40, :50])
     batched = model(images[:, :64, :64], np.array([[40, 50], [45, 64]], "int32"))
-    assert_equal(
-        [batched["class_logits"][:1], batched["mask_logits"][:1]], [alone["class_logits"], alone["mask_logits"]]
-    )
+    for key in ("class_logits", "mask_logits"):
+        assert_equal(batched[key][:1], alone[key])
 
 
 def test_every_image_is_on_its_own(model, images):
@@ -174,7 +180,7 @@ def test_heads_start_as_pytorch_linear_layers():
 
 
 def test_number_of_classes():
-    with pytest.raises(ValueError, match="`num_classes` must be a positive integer. Received: num_classes=0"):
+    with pytest.raises(ValueError, match=r"`num_classes` must be a positive integer. Received: num_classes=0"):
         MaskFormer(None, None, None, num_classes=0)
 
 

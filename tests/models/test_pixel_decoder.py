@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from kmaskformer.backbones.features import STRIDES
 from kmaskformer.models.pixel_decoder import FPNPixelDecoder, TransformerFPNPixelDecoder, upsample_like
 
 CHANNELS = {"res2": 6, "res3": 8, "res4": 10, "res5": 12}
@@ -10,7 +11,7 @@ ENCODER = {"encoder_layers": 2, "num_heads": 2, "feedforward_dim": 24, "dropout"
 
 
 def pyramid(rng, height=37, width=50):
-    sizes = {name: (-(-height // stride), -(-width // stride)) for name, stride in zip(CHANNELS, (4, 8, 16, 32))}
+    sizes = {name: (-(-height // stride), -(-width // stride)) for name, stride in STRIDES.items()}
     return {name: rng.standard_normal((2, *size, CHANNELS[name])).astype("float32") for name, size in sizes.items()}
 
 
@@ -145,5 +146,5 @@ def test_dropout_acts_in_training_only(rng):
 
 
 def test_unknown_norm():
-    with pytest.raises(ValueError, match='`norm` must be "group" or "none". Received: norm=\'GN\''):
+    with pytest.raises(ValueError, match=r"`norm` must be .group. or .none.. Received: norm='GN'"):
         FPNPixelDecoder(norm="GN")

@@ -67,5 +67,5 @@ def test_inside():
 
 
 def test_negative_divisibility():
-    with pytest.raises(ValueError, match="`size_divisibility` must not be negative. Received: -1"):
+    with pytest.raises(ValueError, match=r"`size_divisibility` must not be negative. Received: -1"):
         ImagePreprocessing(size_divisibility=-1)

@@ -110,10 +110,10 @@ def test_any_size(rng):
 
 
 def test_needs_queries():
-    with pytest.raises(ValueError, match="`num_queries` must be a positive integer. Received: num_queries=0"):
+    with pytest.raises(ValueError, match=r"`num_queries` must be a positive integer. Received: num_queries=0"):
         QueryDecoder(num_queries=0)
 
 
 def test_unknown_feature():
-    with pytest.raises(ValueError, match="`in_feature` must be one of .*'transformer_encoder'.*in_feature='res6'"):
+    with pytest.raises(ValueError, match=r"`in_feature` must be one of .*'transformer_encoder'.*in_feature='res6'"):
         QueryDecoder(in_feature="res6")

@@ -26,38 +26,6 @@ def dataset(batch):
     return tf.data.Dataset.from_tensors(batch)
 
 
-def test_fit_on_random_batches(make_model, rng):
-    """Every term is reported, and the loss is their sum."""
-
-    def batches():
-        for _ in range(2):
-            inputs = {
-                "images": rng.integers(0, 256, (2, 45, 70, 3), dtype="uint8"),
-                "image_sizes": rng.integers(20, 45, (2, 2), dtype="int32"),
-            }
-            targets = {
-                "segment_map": rng.integers(-1, 3, (2, 45, 70), dtype="int32"),
-                "labels": rng.integers(0, 5, (2, 3), dtype="int32"),
-                "valid": np.ones((2, 3), bool),
-            }
-            yield inputs, targets
-
-    signature = tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), next(batches()))
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(2))
-    model = make_model()
-    model.compile("adamw", SetCriterion())
-    before = model.get_weights()
-    history = model.fit(dataset, verbose=0).history
-    assert set(history) == {"loss", *TERMS}
-    assert history["loss"][0] == pytest.approx(sum(history[term][0] for term in TERMS), rel=1e-5)
-    assert int(model.optimizer.iterations) == 2
-    changed = [not np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True)]
-    trainable = [variable.trainable for variable in model.weights]
-    assert sum(changed) > 0.95 * sum(trainable)
-    assert not any(change for change, is_trained in zip(changed, trainable, strict=True) if not is_trained)
-
-
 def test_step_is_gradient_descent_on_the_sum_of_the_terms(make_model, batch):
     model = make_model(backbone="swin")
     criterion = SetCriterion()
@@ -65,7 +33,8 @@ def test_step_is_gradient_descent_on_the_sum_of_the_terms(make_model, batch):
         terms = criterion(model(batch[0], training=True), model.pad_targets(batch[1]))
         total = sum(terms.values())
     gradients = tape.gradient(total, model.trainable_variables)
-    expected = [np.asarray(v) - 0.01 * tf.convert_to_tensor(g) for v, g in zip(model.trainable_variables, gradients)]
+    pairs = zip(model.trainable_variables, gradients, strict=True)
+    expected = [np.asarray(variable) - 0.01 * tf.convert_to_tensor(gradient) for variable, gradient in pairs]
     model.compile(keras.optimizers.SGD(0.01), criterion, run_eagerly=True)
     logs = model.train_step(batch)
     assert float(logs["loss"]) == pytest.approx(float(total), rel=1e-5)
@@ -73,19 +42,30 @@ def test_step_is_gradient_descent_on_the_sum_of_the_terms(make_model, batch):
         np.testing.assert_allclose(variable, value, rtol=1e-4, atol=1e-5, err_msg=variable.path)
 
 
-def test_one_batch_is_learned(make_model, images):
-    """Twenty steps on two images whose segments are plain rectangles."""
+def test_fit_learns_a_batch(make_model, images):
+    """Twenty steps on two images of plain rectangles: every term is reported, the loss is their sum, and it falls.
+
+    The graph knows no size, neither of the batch nor of the images nor of the table of segments.
+    """
     segment_map = np.full((2, 45, 70), -1, "int32")
     segment_map[:, :25], segment_map[0, 25:, :40], segment_map[1, 30:, 30:] = 0, 1, 1
     images = np.where(segment_map[..., None] == 0, 200, np.where(segment_map[..., None] == 1, 90, 20)) + images // 16
     targets = {"segment_map": segment_map, "labels": np.array([[1, 4], [2, 0]]), "valid": np.ones((2, 2), bool)}
-    model = make_model(decoder={"dropout": 0.0})
-    model.compile(AdamW(learning_rate=2e-3, backbone_multiplier=0.1, clip_norm=1.0), SetCriterion())
-    dataset = tf.data.Dataset.from_tensors(({"images": images.astype("uint8")}, targets)).repeat(20)
-    first = model.evaluate(dataset.take(1), verbose=0, return_dict=True)["loss"]
-    model.fit(dataset, verbose=0)
-    last = model.evaluate(dataset.take(1), verbose=0, return_dict=True)["loss"]
-    assert last < 0.6 * first
+    batch = {"images": images.astype("uint8")}, targets
+    unknown = tf.nest.map_structure(lambda x: tf.TensorSpec([3 if n == 3 else None for n in x.shape], x.dtype), batch)
+    dataset = tf.data.Dataset.from_generator(lambda: iter([batch] * 20), output_signature=unknown)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(20))
+    keras.utils.set_random_seed(0)
+    model = make_model()
+    model.compile(AdamW(learning_rate=3e-3, backbone_multiplier=1.0, clip_norm=1.0), SetCriterion())
+    first, before = float(model.test_step(batch)["loss"]), model.get_weights()
+    history = model.fit(dataset, verbose=0).history
+    assert set(history) == {"loss", *TERMS}
+    assert history["loss"][0] == pytest.approx(sum(history[term][0] for term in TERMS), rel=1e-5)
+    assert int(model.optimizer.iterations) == 20
+    for variable, value in zip(model.weights, before, strict=True):
+        assert not np.array_equal(variable, value), variable.path
+    assert float(model.test_step(batch)["loss"]) < 0.5 * first
 
 
 def test_evaluation_changes_nothing_and_has_no_dropout(make_model, batch, dataset):
@@ -165,7 +145,7 @@ def test_xla(make_model, batch, dataset):
 def test_xla_cannot_call_scipy(make_model):
     criterion = SetCriterion(matcher=HungarianMatcher(solver="scipy"))
     model = make_model()
-    with pytest.raises(ValueError, match="`jit_compile=True` needs a criterion inside the graph.*jit_compile=False"):
+    with pytest.raises(ValueError, match=r"`jit_compile=True` needs a criterion inside the graph.*jit_compile=False"):
         model.compile("adamw", criterion, jit_compile=True)
     model.compile("adamw", criterion)  # without XLA it may
 
@@ -183,5 +163,5 @@ def test_scipy_and_the_solver_in_the_graph_give_the_same_step(make_model, batch)
 def test_a_criterion_is_needed(make_model, dataset, action):
     model = make_model()
     model.compile("adamw")
-    with pytest.raises(ValueError, match="The model has no criterion. Call `model.compile"):
+    with pytest.raises(ValueError, match=r"The model has no criterion. Call `model.compile"):
         getattr(model, action)(dataset, verbose=0)
