@@ -1,4 +1,4 @@
-"""Write images of a dataset as files: `python scripts/draw_samples.py --config C --split val --count 4 --output DIR`."""
+"""Write images of a dataset as files: `python scripts/draw_samples.py --config C --split val --output DIR`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segment images: `python scripts/predict.py --weights runs/x/model.keras --input street.jpg --output out --task panoptic`."""
+"""Segment images: `python scripts/predict.py --weights runs/x --input street.jpg --output out --task panoptic`."""
 
 from __future__ import annotations
 

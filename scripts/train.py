@@ -1,4 +1,4 @@
-"""Train a model: `python scripts/train.py --config configs/shapes/panoptic/maskformer_resnet18.yaml --output runs/x`."""
+"""Train a model: `python scripts/train.py --config C --output runs/x`."""
 
 from __future__ import annotations
 
