@@ -2,8 +2,8 @@
 
 Textured backgrounds (stuff) and overlapping, shaded, noisy shapes (things), of any image size and number. The same
 `(seed, index)` always gives the same scene, so nothing is downloaded or stored. Colour is a hint and no more: most
-shapes have a hue near that of their class, as things in the world do, but hues overlap, one shape in ten takes any colour, and
-every background has several. The nearest mean colour is right for three shapes in four.
+shapes have a hue near that of their class, as things in the world do, but hues overlap, one shape in ten takes any
+colour, and every background has several. The nearest mean colour is right for three shapes in four.
 """
 
 from __future__ import annotations

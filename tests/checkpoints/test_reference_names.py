@@ -76,6 +76,12 @@ def make_model(kind="resnet"):
     return model
 
 
+@pytest.fixture(scope="module")
+def untouched_model():
+    """A model for the tests that set no weight."""
+    return make_model()
+
+
 def reference_state(model, rng):
     """Random parameters of the model as the reference would hold them."""
     state, thirds = {}, {}
@@ -168,8 +174,8 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize(("problem", "message"), PROBLEMS.items())
-def test_nothing_is_set_when_something_does_not_fit(rng, problem, message):
-    model = make_model()
+def test_nothing_is_set_when_something_does_not_fit(untouched_model, rng, problem, message):
+    model = untouched_model
     before = values(model)
     with pytest.raises(ValueError, match=f"The arrays do not fit the model. {message}"):
         load_reference_weights(model, broken(reference_state(model, rng), problem))
@@ -177,22 +183,22 @@ def test_nothing_is_set_when_something_does_not_fit(rng, problem, message):
         np.testing.assert_array_equal(value, before[path])
 
 
-def test_all_problems_are_told_at_once(rng):
-    model = make_model()
+def test_all_problems_are_told_at_once(untouched_model, rng):
+    model = untouched_model
     state = broken(broken(reference_state(model, rng), "unused"), "shape")
     with pytest.raises(ValueError, match=r"1 arrays have no weight: .*; 1 shapes differ"):
         load_reference_weights(model, state)
 
 
-def test_arrays_of_another_model_are_told_with_a_few_names(rng):
+def test_arrays_of_another_model_are_told_with_a_few_names(untouched_model, rng):
     state = reference_state(make_model("swin"), rng)
     with pytest.raises(ValueError, match=r"\d+ weights have no array: (\S+ \(\S+\), ){4}\S+ \(\S+\); \d+ arrays have"):
-        load_reference_weights(make_model(), state)
+        load_reference_weights(untouched_model, state)
 
 
-def test_arrays_must_be_a_mapping():
+def test_arrays_must_be_a_mapping(untouched_model):
     with pytest.raises(TypeError, match=r"`arrays` must map the reference's parameter names to arrays. Received: str"):
-        load_reference_weights(make_model(), "model.pkl")
+        load_reference_weights(untouched_model, "model.pkl")
 
 
 @pytest.mark.parametrize("name", GOLDEN_CASES)
