@@ -1,41 +1,49 @@
-"""MaskFormer for Keras 3: semantic, instance and panoptic segmentation by mask classification.
-
-Public names resolve when they are first used, so that `import kmaskformer` is quick and needs no TensorFlow where the
-JAX or PyTorch backend of Keras is used.
-"""
+"""MaskFormer for Keras 3: semantic, instance and panoptic segmentation by mask classification."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from kmaskformer.build import (
+    build_criterion,
+    build_dataset,
+    build_evaluators,
+    build_model,
+    build_optimizer,
+)
+from kmaskformer.checkpoints.reference_names import load_reference_weights
+from kmaskformer.config import load_config
+from kmaskformer.evaluation.run import evaluate
+from kmaskformer.models.maskformer import MaskFormer
+from kmaskformer.segmenter import Segmenter
+from kmaskformer.structures import DatasetInfo
 from kmaskformer.version import __version__
 
-_PUBLIC = {
-    "DatasetInfo": "structures",
-    "MaskFormer": "models.maskformer",
-    "Segmenter": "segmenter",
-    "build_criterion": "build",
-    "build_dataset": "build",
-    "build_evaluators": "build",
-    "build_model": "build",
-    "build_optimizer": "build",
-    "distribution_strategy": "training.distribution",
-    "evaluate": "evaluation.run",
-    "load_config": "config",
-    "load_reference_weights": "checkpoints.reference_names",
-}
-
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "DatasetInfo",
+    "MaskFormer",
+    "Segmenter",
+    "__version__",
+    "build_criterion",
+    "build_dataset",
+    "build_evaluators",
+    "build_model",
+    "build_optimizer",
+    "distribution_strategy",
+    "evaluate",
+    "load_config",
+    "load_reference_weights",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'kmaskformer' has no attribute {name!r}. Public names: {', '.join(_PUBLIC)}")
-    value = getattr(importlib.import_module(f"kmaskformer.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
+    # The one public name that needs TensorFlow at import; JAX users may not have it.
+    if name == "distribution_strategy":
+        from kmaskformer.training.distribution import distribution_strategy
+
+        return distribution_strategy
+    raise AttributeError(f"module 'kmaskformer' has no attribute {name!r}. Public names: {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return sorted({*globals(), *__all__})

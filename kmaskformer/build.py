@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kmaskformer import config as configs
+from kmaskformer.backbones import adapters  # noqa: F401 (a model file may hold an adapted backbone)
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinTransformer
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator

@@ -186,6 +186,7 @@ def _fit(model: keras.Model, config: Config, output: Path, run_log: RunLog, step
         epochs=math.ceil(training.steps / stretch) + (step % stretch > 0),
         initial_epoch=step // stretch,
         steps_per_epoch=stretch,
+        shuffle=False,  # the pipeline shuffles; Keras would only warn that it cannot
         callbacks=_callbacks(model, config, output, run_log, stretch),
     )
 

@@ -2,7 +2,7 @@
 
 Needs the extra `data` (`pip install kmaskformer[data]`). The scenes are those of `data.synthetic.Shapes`:
 
-    builder = ShapesBuilder(data_dir="/tmp/tfds", num_train=1000, num_validation=100)
+    builder = ShapesBuilder(data_dir="tensorflow_datasets", num_train=1000, num_validation=100)
     builder.download_and_prepare()
     dataset = builder.as_dataset(split="train")
 """

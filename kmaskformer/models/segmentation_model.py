@@ -50,6 +50,7 @@ class SegmentationModel(keras.Model):
         )
         self.dataset_info = dataset_info
         self.criterion = None
+        self.mean_loss = keras.metrics.Mean(name="mean_loss")
 
     @property
     def dataset_info(self) -> DatasetInfo | None:
@@ -107,10 +108,10 @@ class SegmentationModel(keras.Model):
         return {"loss": loss, **terms}
 
     def test_step(self, data: tuple[Any, Any]) -> dict[str, Any]:
-        """The loss and its terms on a batch, without dropout or update."""
+        """The mean loss of the batches so far, without dropout or update."""
         inputs, targets = data
-        terms = self._loss_terms(inputs, targets, training=False)
-        return {"loss": sum(terms.values()), **terms}
+        self.mean_loss.update_state(sum(self._loss_terms(inputs, targets, training=False).values()))
+        return {"loss": self.mean_loss.result()}
 
     def _loss_terms(self, inputs: Any, targets: Any, training: bool) -> dict[str, Any]:
         if self.criterion is None:

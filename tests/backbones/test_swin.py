@@ -120,10 +120,9 @@ def test_map_of_positions_in_a_graph_of_unknown_size(positioned, rng):
             np.testing.assert_allclose(value, eager[name], atol=2e-5)
 
 
-def test_map_of_positions_saves_loads_and_runs_on_jax(positioned, rng, assert_saves_and_loads, assert_equal_on_jax):
+def test_map_of_positions_saves_and_loads(positioned, rng, assert_saves_and_loads):
     images = rng.standard_normal((1, 45, 70, 3)).astype("float32")
     assert_saves_and_loads(positioned, images)
-    assert_equal_on_jax(positioned, images)
 
 
 @pytest.mark.parametrize("size", [0, -4, 30])
@@ -175,8 +174,8 @@ def test_dynamic_shape_equals_eager(toy, jit_compile, rng):
             np.testing.assert_allclose(value, eager[name], atol=2e-5)
 
 
-def test_jax_equals_tensorflow(toy, rng, assert_equal_on_jax):
-    assert_equal_on_jax(toy, rng.standard_normal((2, 45, 70, 3)).astype("float32"))
+def test_jax_equals_tensorflow(positioned, rng, assert_equal_on_jax):
+    assert_equal_on_jax(positioned, rng.standard_normal((2, 45, 70, 3)).astype("float32"))
 
 
 def test_saves_and_loads(toy, rng, assert_saves_and_loads):

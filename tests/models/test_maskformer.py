@@ -20,7 +20,7 @@ JAX_SCRIPT = """
 import sys
 sys.modules["tensorflow"] = None  # importing it fails, as where it is not installed
 import json, jax, keras, numpy as np
-import kmaskformer.build  # makes the classes known to Keras
+import kmaskformer  # makes the classes known to Keras
 assert keras.backend.backend() == "jax"
 with open("{folder}/model.json") as file, keras.StatelessScope(initialize_variables=False):
     model = keras.saving.deserialize_keras_object(json.load(file))  # all values come from the other file
@@ -34,7 +34,7 @@ np.savez("{folder}/outputs.npz", *[np.asarray(output) for output in keras.tree.f
 """
 TRAIN_ON_SCRIPT = """
 import keras, numpy as np
-import kmaskformer.build  # makes the classes known to Keras
+import kmaskformer  # makes the classes known to Keras
 model = keras.models.load_model("{folder}/model.keras")
 data = dict(np.load("{folder}/data.npz"))
 inputs = {{key: data[key] for key in ("images", "image_sizes")}}

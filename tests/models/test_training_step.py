@@ -65,6 +65,7 @@ def test_fit_learns_a_batch(make_model, images):
     assert int(model.optimizer.iterations) == 20
     for variable, value in zip(model.weights, before, strict=True):
         assert not np.array_equal(variable, value), variable.path
+    model.reset_metrics()
     assert float(model.test_step(batch)["loss"]) < 0.5 * first
 
 
@@ -79,6 +80,21 @@ def test_evaluation_changes_nothing_and_has_no_dropout(make_model, batch, datase
         np.testing.assert_array_equal(weight, value)
     terms = criterion(model(batch[0], training=False), model.pad_targets(batch[1]))
     assert losses[0]["loss"] == pytest.approx(float(sum(terms.values())), rel=1e-4)
+
+
+def test_evaluation_gives_the_mean_loss_over_batches(make_model, batch):
+    model = make_model()
+    model.compile("adamw", SetCriterion())
+    brighter = ({**batch[0], "images": batch[0]["images"] // 2}, batch[1]) if isinstance(batch[0], dict) else None
+    brighter = brighter or (batch[0] // 2, batch[1])
+    singles = []
+    for one in (batch, brighter):
+        model.reset_metrics()
+        singles.append(float(model.test_step(one)["loss"]))
+    model.reset_metrics()
+    both = [float(model.test_step(one)["loss"]) for one in (batch, brighter)]
+    assert singles[0] != singles[1]
+    assert both[1] == pytest.approx(sum(singles) / 2, rel=1e-5)
 
 
 def test_targets_are_padded_as_the_images(make_model, batch):
