@@ -287,7 +287,12 @@ def _instance_folder_reader(config: configs.DataConfig, split: configs.SplitConf
 def _coco_panoptic_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
     from kmaskformer.data.coco_panoptic import CocoPanoptic
 
-    info = _read_info(config) if config.classes or config.class_names else None
+    if config.class_names or (config.thing_names and not config.classes):
+        raise ValueError(
+            "data.source coco_panoptic takes names, ids and things from the categories of its JSON: "
+            "remove data.class_names and data.thing_names"
+        )
+    info = _read_info(config) if config.classes else None
     return CocoPanoptic(split.images, split.labels, split.annotations, info, root=config.root, limit=split.limit)
 
 
@@ -301,4 +306,11 @@ def _read_info(config: configs.DataConfig) -> DatasetInfo:
         )
     source = Path(config.root) / config.classes if config.classes else list(config.class_names)
     ignore_value = None if config.ignore_value < 0 else config.ignore_value
-    return read_info(source, name=Path(config.root).name, things=config.thing_names, ignore_value=ignore_value)
+    info = read_info(source, name=Path(config.root).name, things=config.thing_names, ignore_value=ignore_value)
+    if ignore_value in info.dataset_ids:
+        raise ValueError(
+            f"data.ignore_value {ignore_value} is also the id of the class "
+            f"'{info.class_names[info.dataset_ids.index(ignore_value)]}'. Where {ignore_value} means unlabelled, set "
+            'data.classes to a file that gives each class its id, such as [{"id": 1, "name": "soil"}, ...]'
+        )
+    return info

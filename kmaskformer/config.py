@@ -426,6 +426,8 @@ def _validate(config: Config, where: str) -> None:
         "data.workers": config.data.workers,
         "training.steps": config.training.steps,
         "training.log_every": config.training.log_every,
+        "data.augmentation.crop": min(config.data.augmentation.crop, default=1),
+        "data.augmentation.shortest_edges": min(config.data.augmentation.shortest_edges, default=1),
     }
     for name, value in positive.items():
         if value < 1:
@@ -434,15 +436,40 @@ def _validate(config: Config, where: str) -> None:
         "optimizer.learning_rate": config.optimizer.learning_rate,
         "optimizer.weight_decay": config.optimizer.weight_decay,
         "optimizer.clip_norm": config.optimizer.clip_norm,
+        "optimizer.schedule.warmup_steps": config.optimizer.schedule.warmup_steps,
         "loss.no_object_weight": config.loss.no_object_weight,
+        "data.train.limit": config.data.train.limit,
+        "data.train.count": config.data.train.count,
+        "data.val.limit": config.data.val.limit,
+        "data.val.count": config.data.val.count,
+        "data.max_segments": config.data.max_segments,
+        "data.test_shortest_edge": config.data.test_shortest_edge,
+        "training.evaluate_every": config.training.evaluate_every,
+        "training.checkpoint_every": config.training.checkpoint_every,
     }
     for name, value in not_negative.items():
-        if value < 0:
+        if not value >= 0:
             raise ConfigError(f"{where}: {name}: must not be negative. Received: {value}")
     if config.model.size_divisibility < -1:
         raise ConfigError(
             f"{where}: model.size_divisibility: must be a multiple to pad to, 0 for none, or -1 for the backbone's "
             f"own. Received: {config.model.size_divisibility}"
+        )
+    evaluation = config.evaluation
+    for name in ("object_mask_threshold", "overlap_threshold", "score_threshold"):
+        value = getattr(evaluation, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{where}: evaluation.{name}: must lie in 0..1. Received: {value}")
+    if evaluation.best_metric and evaluation.best_metric.partition("/")[0] not in evaluation.metrics:
+        raise ConfigError(
+            f"{where}: evaluation.best_metric: must belong to one of evaluation.metrics "
+            f"({', '.join(evaluation.metrics)}). Received: {evaluation.best_metric!r}"
+        )
+    decoder = config.model.transformer_decoder
+    if decoder.num_heads < 1 or decoder.hidden_dim % decoder.num_heads:
+        raise ConfigError(
+            f"{where}: model.transformer_decoder.num_heads: must divide hidden_dim ({decoder.hidden_dim}). "
+            f"Received: {decoder.num_heads}"
         )
     augmentation = config.data.augmentation
     for name, value in (("crop", augmentation.crop), ("scale_range", augmentation.scale_range)):
@@ -450,6 +477,11 @@ def _validate(config: Config, where: str) -> None:
             raise ConfigError(
                 f"{where}: data.augmentation.{name}: must have 2 entries or none. Received: {list(value)}"
             )
+    if augmentation.scale_range and not 0 < augmentation.scale_range[0] <= augmentation.scale_range[1]:
+        raise ConfigError(
+            f"{where}: data.augmentation.scale_range: must be two increasing positive numbers. "
+            f"Received: {list(augmentation.scale_range)}"
+        )
     if augmentation.shortest_edges and augmentation.scale_range:
         raise ConfigError(
             f"{where}: data.augmentation: `shortest_edges` and `scale_range` both choose the size; set one of them"

@@ -59,9 +59,10 @@ def train(config: Config, output: str | Path, resume: bool = False, strategy: st
         NonFiniteLossError: If the loss becomes NaN or infinite.
     """
     output = Path(output)
-    _claim(output, config, resume)
+    _check_unclaimed(output, config, resume)
     set_seed(config.training.seed, config.training.deterministic)
     info = build.build_reader(config.data, "train").info
+    build.build_reader(config.data, "val")
     with distribution_strategy(strategy).scope():
         model = build.build_model(config.model, info)
         model.compile(
@@ -69,6 +70,9 @@ def train(config: Config, output: str | Path, resume: bool = False, strategy: st
             criterion=build.build_criterion(config.loss),
             jit_compile=config.training.jit_compile,
         )
+    # Only now, when data and model are known to be good: a failed start leaves no folder in the way of the next.
+    output.mkdir(parents=True, exist_ok=True)
+    save_config(config, output / CONFIG_FILE)
     checkpoint = latest_checkpoint(output / "checkpoints") if resume else None
     step = restore_checkpoint(model, checkpoint).step if checkpoint else 0
     run_log = RunLog(output, start_step=step)
@@ -193,6 +197,7 @@ def _fit(model: keras.Model, config: Config, output: Path, run_log: RunLog, step
 
 def _callbacks(model: Any, config: Config, output: Path, run_log: RunLog, stretch: int) -> list[Any]:
     training = config.training
+    best_metric = config.evaluation.best_metric or None
     validation = build.build_dataset(config.data, "val")
     evaluation = Evaluation(model, build.build_evaluators(config.evaluation))
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
@@ -210,8 +215,8 @@ def _callbacks(model: Any, config: Config, output: Path, run_log: RunLog, stretc
             _headline(lambda: evaluation.run(validation, progress=False)),
             run_log,
             every_steps=stretch,
-            monitor=config.evaluation.best_metric,
-            best_weights=output / "best.weights.h5",
+            monitor=best_metric,
+            best_weights=best_metric and output / "best.weights.h5",
         ),
         PredictionPictures(draw, run_log, every_steps=stretch),
         StopAtStep(training.steps),
@@ -228,16 +233,15 @@ def _newest_scores(run_log: RunLog) -> dict[str, float]:
     return {key: value for key, value in rows[-1].items() if "/" in key} if rows else {}
 
 
-def _claim(output: Path, config: Config, resume: bool) -> None:
-    """Make the folder this run's: write its configuration, or check that it is the same."""
+def _check_unclaimed(output: Path, config: Config, resume: bool) -> None:
+    """Refuse a folder that holds a run, or, to resume, the run of another configuration."""
     path = output / CONFIG_FILE
-    if path.exists():
-        if not resume:
-            raise FileExistsError(f"{output}: holds a run already. Add --resume to go on, or choose another --output.")
-        if config_to_dict(load_config(path)) != config_to_dict(config):
-            raise ValueError(
-                f"{path}: the run was started with another configuration. Resume with the same one, "
-                "or choose another --output."
-            )
-    output.mkdir(parents=True, exist_ok=True)
-    save_config(config, path)
+    if not path.exists():
+        return
+    if not resume:
+        raise FileExistsError(f"{output}: holds a run already. Add --resume to go on, or choose another --output.")
+    if config_to_dict(load_config(path)) != config_to_dict(config):
+        raise ValueError(
+            f"{path}: the run was started with another configuration. Resume with the same one, "
+            "or choose another --output."
+        )

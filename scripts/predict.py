@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import sys
 from pathlib import Path
 
@@ -22,22 +23,29 @@ def main() -> None:
     parser.add_argument("--inference", default="default", choices=("default", "general"))
     arguments = parser.parse_args()
     images = _list_images(Path(arguments.input))
+    if Path(arguments.output).resolve() == Path(arguments.input).resolve():
+        sys.exit("--output must be another folder than --input, or results would be taken for images")
     model = experiment.load_model(arguments.weights)
     config = experiment.run_config(arguments.weights)
     segmenter = experiment.build_segmenter(model, config, arguments.task, arguments.inference)
-    failed = [path for path in tqdm(images, unit="image") if not _segment(segmenter, path, Path(arguments.output))]
+    stems = collections.Counter(path.stem for path in images)
+    failed = []
+    for path in tqdm(images, unit="image"):
+        name = path.stem if stems[path.stem] == 1 else path.name
+        if not _segment(segmenter, path, Path(arguments.output), name):
+            failed.append(path)
     print(f"{len(images) - len(failed)} of {len(images)} images segmented; results in {arguments.output}")
     sys.exit(1 if failed else 0)
 
 
-def _segment(segmenter: object, path: Path, output: Path) -> bool:
+def _segment(segmenter: object, path: Path, output: Path, name: str) -> bool:
     """Segment one image; one that cannot be read is reported and does not stop the others."""
     try:
         result = segmenter(path)
     except ValueError as error:
         print(error, file=sys.stderr)
         return False
-    result.save(output, path.stem)
+    result.save(output, name)
     return True
 
 

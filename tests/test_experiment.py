@@ -57,6 +57,15 @@ def test_an_existing_run_is_not_overwritten(config, finished):
         experiment.train(config, finished[0])
 
 
+def test_a_failed_start_leaves_no_folder_in_the_way(repository, tmp_path):
+    wrong = [*TINY, "model.num_classes=3"]
+    with pytest.raises(ValueError, match="3 classes"):
+        experiment.train(
+            load_config(repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", wrong), tmp_path / "x"
+        )
+    assert not (tmp_path / "x").exists()
+
+
 def test_resuming_with_another_configuration_is_refused(repository, finished):
     other = load_config(
         repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", [*TINY, "optimizer.learning_rate=1.0e-5"]

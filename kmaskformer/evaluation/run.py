@@ -230,6 +230,16 @@ def _dataset_info(model: Any, dataset: Iterable) -> DatasetInfo:
             "Model and dataset must have the same classes. "
             f"Received: a model of {num_classes} and dataset {info.name!r} of {info.num_classes} classes"
         )
+    known = getattr(model, "dataset_info", None)
+    if known is not None and known.class_names != info.class_names:
+        first = next(
+            i for i, pair in enumerate(zip(known.class_names, info.class_names, strict=True)) if len({*pair}) > 1
+        )
+        raise ValueError(
+            "Model and dataset must have the same classes in the same order. "
+            f"Received: class {first} is {known.class_names[first]!r} for the model, {info.class_names[first]!r} for "
+            f"dataset {info.name!r}"
+        )
     return info
 
 

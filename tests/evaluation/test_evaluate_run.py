@@ -172,9 +172,10 @@ def test_the_progress_bar_shows(capsys):
 def test_label_space_of_dataset_model_or_numbers():
     dataset = dataset_of()
     dataset.dataset_info = DatasetInfo("other", ("a", "b", "c"))
-    assert "semantic/IoU/b" in evaluate(ReadingModel(), dataset, SemanticEvaluator(), progress=False)
+    assert "semantic/IoU/sky" in evaluate(ReadingModel(), dataset_of(), SemanticEvaluator(), progress=False)
     model = ReadingModel()
     model.dataset_info = None
+    assert "semantic/IoU/b" in evaluate(model, dataset, SemanticEvaluator(), progress=False)
     with pytest.warns(RuntimeWarning, match="classes are numbered, and all count as stuff"):
         assert "semantic/IoU/class 1" in evaluate(model, dataset_of(), SemanticEvaluator(), progress=False)
     dataset.dataset_info = DatasetInfo("two", ("a", "b"))
@@ -191,3 +192,10 @@ def test_errors_about_the_dataset():
     training = dataset_of().map(lambda inputs, targets: (inputs, {"labels": targets["labels"]}))
     with pytest.raises(ValueError, match=r'missing: segment_map.*split="val"'):
         evaluate(ReadingModel(), training, SemanticEvaluator(), progress=False)
+
+
+def test_classes_of_other_names_are_refused():
+    dataset = tf.data.Dataset.from_tensors(element([[0, 1]])).batch(1)
+    dataset.dataset_info = DatasetInfo("other", ("person", "sea", "sky"))
+    with pytest.raises(ValueError, match="class 1 is 'sky' for the model, 'sea' for dataset 'other'"):
+        evaluate(ReadingModel(), dataset, SemanticEvaluator(), progress=False)

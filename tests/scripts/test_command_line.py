@@ -80,6 +80,18 @@ def test_predict_goes_on_after_a_broken_image_and_says_so(run_script, run_folder
     assert (tmp_path / "out" / "fine_overlay.png").exists()
 
 
+def test_predict_keeps_images_of_one_stem_apart(run_script, run_folder, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", (32, 32)).save(folder / name)
+    with pytest.raises(SystemExit):
+        run_script("predict", "--weights", run_folder, "--input", folder, "--output", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["a.jpg.json", "a.png.json"]
+    with pytest.raises(SystemExit, match="another folder"):
+        run_script("predict", "--weights", run_folder, "--input", folder, "--output", folder)
+
+
 def test_predict_without_images_explains(run_script, run_folder, tmp_path):
     with pytest.raises(SystemExit, match="no image file"):
         run_script("predict", "--weights", run_folder, "--input", tmp_path / "nothing", "--output", tmp_path)

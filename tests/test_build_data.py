@@ -1,0 +1,68 @@
+"""From the `data` section to readers: what is refused, and why."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kmaskformer.build import build_reader
+from kmaskformer.config import ConfigError, config_from_dict
+
+
+def semantic_config(folder, **data):
+    Image.new("RGB", (8, 8)).save(folder / "a.jpg")
+    Image.fromarray(np.array([[0, 1], [1, 2]], np.uint8).repeat(4, 0).repeat(4, 1)).save(folder / "a.png")
+    split = {"images": "*.jpg", "labels": "{stem}.png"}
+    values = {"source": "semantic_folder", "root": str(folder), "train": split, "val": split, **data}
+    return config_from_dict({"data": values}).data
+
+
+def test_an_ignore_value_that_is_a_class_is_refused(tmp_path):
+    config = semantic_config(tmp_path, class_names=["soil", "crop", "weed"], ignore_value=0)
+    with pytest.raises(ValueError, match=r"ignore_value 0 is also the id of the class 'soil'.*data\.classes"):
+        build_reader(config, "train")
+
+
+def test_a_class_file_with_ids_leaves_the_ignore_value_free(tmp_path):
+    (tmp_path / "classes.json").write_text(json.dumps([{"id": 1, "name": "crop"}, {"id": 2, "name": "weed"}]))
+    reader = build_reader(semantic_config(tmp_path, classes="classes.json", ignore_value=0), "train")
+    sample = reader[0]
+    assert sample["labels"].tolist() == [0, 1]
+    assert (sample["segment_map"] == -1).sum() == 16
+
+
+def test_classes_are_needed(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.classes .* or data\.class_names"):
+        build_reader(semantic_config(tmp_path), "train")
+
+
+@pytest.mark.parametrize("field", ["class_names", "thing_names"])
+def test_coco_takes_its_classes_from_its_file(field):
+    config = config_from_dict({"data": {"source": "coco_panoptic", field: ["person"]}}).data
+    with pytest.raises(ValueError, match="categories of its JSON"):
+        build_reader(config, "val")
+
+
+def test_an_unknown_split_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="split='test'"):
+        build_reader(semantic_config(tmp_path, class_names=["a", "b", "c"]), "test")
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("data", "train", {"limit": -1}, "limit: must not be negative"),
+        ("data", "augmentation", {"crop": [0, 64]}, "crop: must be positive"),
+        ("data", "augmentation", {"scale_range": [2.0, 0.5]}, "increasing positive numbers"),
+        ("evaluation", "object_mask_threshold", 80.0, r"must lie in 0\.\.1"),
+        ("evaluation", "best_metric", "panoptic/PQ", r"must belong to one of evaluation\.metrics"),
+        ("optimizer", "learning_rate", float("nan"), "must not be negative"),
+        ("model", "transformer_decoder", {"hidden_dim": 30}, "must divide hidden_dim"),
+    ],
+)
+def test_values_out_of_range_are_refused(section, field, value, message):
+    with pytest.raises(ConfigError, match=message):
+        config_from_dict({section: {field: value}})
