@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,20 @@ def load_model(weights: str | Path, config: Config | None = None, dataset_info: 
                 f"Put the run's {CONFIG_FILE} beside them, or use {MODEL_FILE}."
             )
         if dataset_info is None:
-            dataset_info = build.build_reader(config.data, "val").info
+            dataset_info = _label_space(config)
         model = build.build_model(dataclasses.replace(config.model, weights=str(path)), dataset_info)
     if getattr(model, "dataset_info", None) is None and dataset_info is not None:
         model.dataset_info = dataset_info
     return model
+
+
+def _label_space(config: Config) -> Any:
+    """Class names of a configuration's dataset; `None`, with a warning, where its files are not at hand."""
+    try:
+        return build.build_reader(config.data, "val").info
+    except (OSError, ValueError) as error:
+        warnings.warn(f"class names are unknown and all classes count as stuff: {error}", stacklevel=3)
+        return None
 
 
 def run_config(weights: str | Path) -> Config | None:

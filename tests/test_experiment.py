@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import keras
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kmaskformer import build, experiment
-from kmaskformer.config import load_config
+from kmaskformer.config import load_config, save_config
 
 TINY = [
     "model.transformer_decoder={num_queries: 6, hidden_dim: 32, num_heads: 2, feedforward_dim: 32, decoder_layers: 2}",
@@ -107,6 +108,17 @@ def test_weights_load_from_folder_keras_file_and_weights_file(config, finished):
     maps = [experiment.build_segmenter(model, config, "semantic")(image).segmentation for model in models]
     np.testing.assert_array_equal(*maps)
     assert experiment.load_model(folder / "best.weights.h5").dataset_info.name == "shapes"
+
+
+def test_weights_load_where_the_training_data_is_not(config, finished, tmp_path):
+    folder = tmp_path / "moved"
+    folder.mkdir()
+    (folder / "best.weights.h5").write_bytes((finished[0] / "best.weights.h5").read_bytes())
+    data = dataclasses.replace(config.data, source="semantic_folder", root=str(tmp_path / "gone"), class_names=("a",))
+    save_config(dataclasses.replace(config, data=data), folder / "config.yaml")
+    with pytest.warns(UserWarning, match="class names are unknown"):
+        model = experiment.load_model(folder / "best.weights.h5")
+    assert model.dataset_info is None
 
 
 def test_missing_and_foreign_weights_are_explained(config, finished, tmp_path):
