@@ -11,7 +11,6 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from kmaskformer import build, visualize
 from kmaskformer.config import Config, config_to_dict, load_config, save_config
 from kmaskformer.data.truth import true_result
+from kmaskformer.evaluation.files import summarize
 from kmaskformer.evaluation.run import Evaluation
 from kmaskformer.segmenter import Segmenter
 from kmaskformer.training.callbacks import (
@@ -222,7 +222,7 @@ def _callbacks(model: Any, config: Config, output: Path, run_log: RunLog, stretc
         TrainingLog(run_log, training.log_every),
         RunCheckpoint(output / "checkpoints", every_steps=training.checkpoint_every or None),
         EvaluateCallback(
-            _headline(lambda: evaluation.run(validation, progress=False)),
+            lambda: summarize(evaluation.run(validation, progress=False)),
             run_log,
             every_steps=stretch,
             monitor=best_metric,
@@ -231,11 +231,6 @@ def _callbacks(model: Any, config: Config, output: Path, run_log: RunLog, stretc
         PredictionPictures(draw, run_log, every_steps=stretch),
         StopAtStep(training.steps),
     ]
-
-
-def _headline(evaluate_fn: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
-    """Scores without those of single classes, which would flood the screen and the CSV."""
-    return lambda: {name: value for name, value in evaluate_fn().items() if name.count("/") == 1}
 
 
 def _newest_scores(run_log: RunLog) -> dict[str, float]:

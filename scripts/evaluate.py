@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from pathlib import Path
 
 from kmaskformer import build, experiment
 from kmaskformer.config import load_config
+from kmaskformer.evaluation.files import write_metrics
 
 
 def main() -> None:
@@ -29,8 +28,7 @@ def main() -> None:
 
 def _write(output: Path, config: object, model: object, scores: dict[str, float]) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
-    (output / "metrics.json").write_text(json.dumps(finite, indent=1) + "\n", encoding="utf-8")
+    write_metrics(scores, output / "metrics.json")
     segmenter = experiment.build_segmenter(model, config, experiment.picture_task(config), config.evaluation.inference)
     sheet = experiment.draw_predictions(segmenter, build.build_reader(config.data, "val"))
     sheet.save(output / "predictions.png")
