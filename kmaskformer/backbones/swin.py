@@ -191,7 +191,7 @@ class SwinTransformer(keras.layers.Layer):
                 attention_drop_rate=self.attention_drop_rate,
                 qk_scale=self.qk_scale,
                 has_downsample=index < len(FEATURES) - 1,
-                name=f"layers.{index}",
+                name=f"layers_{index}",
                 dtype=self.dtype_policy,
             )
             for index in range(len(FEATURES))
@@ -276,7 +276,7 @@ class SwinStage(keras.layers.Layer):
             SwinBlock(
                 shift=window_size // 2 if index % 2 else 0,
                 drop_path_rate=rate,
-                name=f"blocks.{index}",
+                name=f"blocks_{index}",
                 dtype=self.dtype_policy,
                 **self.block_arguments,
             )

@@ -121,7 +121,7 @@ def _assign_formula_weights(backbone: keras.layers.Layer, state_dict: list) -> N
     shapes = {key: shape for key, shape in shapes.items() if not key.endswith("relative_position_index")}
     backbone.build((None, None, None, 3))
     for variable in backbone.weights:
-        *path, leaf = variable.path.replace("/", ".").split(".")
+        *path, leaf = re.sub(r"/(layers|blocks)_", r"/\1/", variable.path).split("/")
         key = ".".join([*path, REFERENCE_LEAF.get(leaf, leaf)])
         value = _formula(key, shapes.pop(key))
         if leaf == "kernel":

@@ -24,7 +24,7 @@ NAMES = {
     "backbone/res2/0/shortcut/norm/variance": "backbone.res2.0.shortcut.norm.running_var",
     "backbone/res2/0/conv1/norm/moving_mean": "backbone.res2.0.conv1.norm.running_mean",
     "backbone/res2/0/conv1/norm/moving_variance": "backbone.res2.0.conv1.norm.running_var",
-    "backbone/layers.0/blocks.1/attn/qkv/kernel": "backbone.layers.0.blocks.1.attn.qkv.weight",
+    "backbone/layers_0/blocks_1/attn/qkv/kernel": "backbone.layers.0.blocks.1.attn.qkv.weight",
     "pixel_decoder/layer_4/kernel": "sem_seg_head.pixel_decoder.layer_4.weight",
     "pixel_decoder/adapter_1/norm/gamma": "sem_seg_head.pixel_decoder.adapter_1.norm.weight",
     "pixel_decoder/mask_features/bias": "sem_seg_head.pixel_decoder.mask_features.bias",

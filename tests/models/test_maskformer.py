@@ -32,6 +32,20 @@ forward = jax.jit(lambda *arguments: model.stateless_call(*arguments)[0])
 outputs = forward(*weights, dict(np.load("{folder}/inputs.npz")))
 np.savez("{folder}/outputs.npz", *[np.asarray(output) for output in keras.tree.flatten(outputs)])
 """
+TORCH_SCRIPT = """
+import sys
+sys.modules["tensorflow"] = None  # importing it fails, as where it is not installed
+import json, keras, numpy as np, torch
+import kmaskformer  # makes the classes known to Keras
+assert keras.backend.backend() == "torch"
+with open("{folder}/model.json") as file:
+    model = keras.saving.deserialize_keras_object(json.load(file))
+model.build()
+model.load_weights("{folder}/model.weights.h5")
+with torch.no_grad():
+    outputs = model(dict(np.load("{folder}/inputs.npz")))
+np.savez("{folder}/outputs.npz", *[keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)])
+"""
 TRAIN_ON_SCRIPT = """
 import keras, numpy as np
 import kmaskformer  # makes the classes known to Keras
@@ -289,11 +303,14 @@ def test_weights_file(make_model, model, images, tmp_path):
     assert_equal(other(images), model(images), atol=0)
 
 
-def assert_equal_on_jax(model, inputs, folder, run_script):
+def assert_equal_on(backend, model, inputs, folder, run_script):
+    """Runs the model on another backend, without TensorFlow, from the same `.weights.h5`."""
+    pytest.importorskip(backend)
+    script = {"jax": JAX_SCRIPT, "torch": TORCH_SCRIPT}[backend]
     model.save_weights(folder / "model.weights.h5")
     (folder / "model.json").write_text(json.dumps(keras.saving.serialize_keras_object(model)))
     np.savez(folder / "inputs.npz", **inputs)
-    run_script(JAX_SCRIPT.format(folder=folder), KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    run_script(script.format(folder=folder), KERAS_BACKEND=backend, JAX_PLATFORMS="cpu")
     outputs = np.load(folder / "outputs.npz")
     expected = flat(model(inputs))
     assert len(outputs.files) == len(expected)
@@ -301,22 +318,26 @@ def assert_equal_on_jax(model, inputs, folder, run_script):
         np.testing.assert_allclose(outputs[f"arr_{index}"], value, rtol=0, atol=1e-4 * np.abs(value).max())
 
 
-def test_same_on_jax(make_model, images, tmp_path, run_script):
+OTHER_BACKENDS = ["jax", pytest.param("torch", marks=pytest.mark.parity)]
+
+
+@pytest.mark.parametrize("backend", OTHER_BACKENDS)
+def test_same_on_other_backends(backend, make_model, images, tmp_path, run_script):
     """The same `.weights.h5` gives the same numbers, with an encoder in the pixel decoder and a padded batch."""
-    pytest.importorskip("jax")
     model = make_model(backbone="resnet", encoder_layers=1, decoder={"in_feature": "transformer_encoder"})
     inputs = {"images": images, "image_sizes": np.array([[45, 70], [30, 40]], "int32")}
-    assert_equal_on_jax(model, inputs, tmp_path, run_script)
+    assert_equal_on(backend, model, inputs, tmp_path, run_script)
 
 
-def test_swin_same_on_jax(make_model, images, tmp_path, run_script):
-    pytest.importorskip("jax")
-    assert_equal_on_jax(make_model(backbone="swin", size_divisibility=0), {"images": images}, tmp_path, run_script)
+@pytest.mark.parametrize("backend", OTHER_BACKENDS)
+def test_swin_same_on_other_backends(backend, make_model, images, tmp_path, run_script):
+    model = make_model(backbone="swin", size_divisibility=0)
+    assert_equal_on(backend, model, {"images": images}, tmp_path, run_script)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", OTHER_BACKENDS)
 @pytest.mark.parametrize("backbone", ["resnet50", "swin_tiny"])
-def test_published_architecture_same_on_jax(images, tmp_path, run_script, backbone):
-    pytest.importorskip("jax")
+def test_published_architecture_same_on_other_backends(backend, images, tmp_path, run_script, backbone):
     model = build_model(ModelConfig(num_classes=150, backbone=BackboneConfig(backbone)))
-    assert_equal_on_jax(model, {"images": images}, tmp_path, run_script)
+    assert_equal_on(backend, model, {"images": images}, tmp_path, run_script)
