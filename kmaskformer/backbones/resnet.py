@@ -27,6 +27,10 @@ class ResNet(keras.layers.Layer):
         stem: `basic` (7x7) or `deep` (three 3x3).
         multi_grid: Dilation of the 3x3 convolution of each res5 block. The first must be 1: it has the stride.
         frozen_stages: Number of parts, counted from the stem on, that are not trained: 1 = stem, 2 = stem and res2.
+        num_blocks: Blocks of each of the four stages; None for those of `depth`, which then only tells the kind of
+            block.
+        stem_channels: Channels of the stem; None for 64 (`basic`) or 128 (`deep`).
+        channels: Channels of each feature map; None for 256, 512, 1024, 2048 (a quarter of it with two 3x3 a block).
         name: Name of the layer.
 
     Raises:
@@ -44,6 +48,9 @@ class ResNet(keras.layers.Layer):
         stem: str = "basic",
         multi_grid: tuple[int, ...] = (1, 1, 1),
         frozen_stages: int = 0,
+        num_blocks: tuple[int, ...] | None = None,
+        stem_channels: int | None = None,
+        channels: tuple[int, ...] | None = None,
         name: str = "backbone",
         **kwargs: Any,
     ) -> None:
@@ -51,7 +58,12 @@ class ResNet(keras.layers.Layer):
         _check_arguments(depth, norm, stem, multi_grid, frozen_stages)
         self.depth, self.norm, self.stem_kind = depth, norm, stem
         self.multi_grid, self.frozen_stages = tuple(multi_grid), frozen_stages
-        self.stem = ResNetStem(stem, norm, name="stem", dtype=self.dtype_policy)
+        self.bottleneck = depth >= 50
+        self.num_blocks = tuple(num_blocks or NUM_BLOCKS[depth])
+        self.stem_channels = stem_channels or STEM_CHANNELS[stem]
+        self.channels = tuple(channels or (64 * 2**index * (4 if self.bottleneck else 1) for index in range(4)))
+        _check_sizes(self.num_blocks, self.channels, self.bottleneck, self.multi_grid)
+        self.stem = ResNetStem(stem, norm, self.stem_channels, name="stem", dtype=self.dtype_policy)
         self.res2, self.res3, self.res4, self.res5 = (self._make_stage(index) for index in range(4))
         for part in [self.stem, *self._stages()][:frozen_stages]:
             part.trainable = False
@@ -103,19 +115,21 @@ class ResNet(keras.layers.Layer):
             "stem": self.stem_kind,
             "multi_grid": list(self.multi_grid),
             "frozen_stages": self.frozen_stages,
+            "num_blocks": list(self.num_blocks),
+            "stem_channels": self.stem_channels,
+            "channels": list(self.channels),
         }
 
     def _stages(self) -> list[ResNetStage]:
         return [self.res2, self.res3, self.res4, self.res5]
 
     def _make_stage(self, index: int) -> ResNetStage:
-        bottleneck = self.depth >= 50
-        num_blocks = NUM_BLOCKS[self.depth][index]
+        has_grid = index == 3 and any(dilation > 1 for dilation in self.multi_grid)
         return ResNetStage(
-            width=64 * 2**index,
+            width=self.channels[index] // (4 if self.bottleneck else 1),
             strides=1 if index == 0 else 2,
-            dilations=self.multi_grid if bottleneck and index == 3 else (1,) * num_blocks,
-            bottleneck=bottleneck,
+            dilations=self.multi_grid if has_grid else (1,) * self.num_blocks[index],
+            bottleneck=self.bottleneck,
             norm=self.norm,
             name=FEATURES[index],
             dtype=self.dtype_policy,
@@ -124,13 +138,14 @@ class ResNet(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
 class ResNetStem(keras.layers.Layer):
-    """First layers of a ResNet: images to a quarter of their size, 64 (`basic`) or 128 channels (`deep`)."""
+    """First layers of a ResNet: images to a quarter of their size, by default 64 (`basic`) or 128 channels (`deep`)."""
 
-    def __init__(self, kind: str = "basic", norm: str = "frozen", **kwargs: Any) -> None:
+    def __init__(self, kind: str = "basic", norm: str = "frozen", channels: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.kind, self.norm = kind, norm
+        self.kind, self.norm, self.channels = kind, norm, channels or STEM_CHANNELS[kind]
         # filters, kernel size, strides
-        layers = [(64, 7, 2)] if kind == "basic" else [(64, 3, 2), (64, 3, 1), (STEM_CHANNELS["deep"], 3, 1)]
+        deep = [(self.channels // 2, 3, 2), (self.channels // 2, 3, 1), (self.channels, 3, 1)]
+        layers = [(self.channels, 7, 2)] if kind == "basic" else deep
         self.convolutions = [
             Convolution(*layer, norm=norm, activation="relu", name=f"conv{index}", dtype=self.dtype_policy)
             for index, layer in enumerate(layers, start=1)
@@ -156,7 +171,7 @@ class ResNetStem(keras.layers.Layer):
         return (batch, strided_size(height, 2), strided_size(width, 2), channels)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "kind": self.kind, "norm": self.norm}
+        return {**super().get_config(), "kind": self.kind, "norm": self.norm, "channels": self.channels}
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
@@ -300,4 +315,19 @@ def _check_arguments(depth: int, norm: str, stem: str, multi_grid: tuple[int, ..
         raise ValueError(
             f"`multi_grid` needs a ResNet with bottleneck blocks (depth 50 or 101). Received: depth={depth}, "
             f"multi_grid={tuple(multi_grid)}"
+        )
+
+
+def _check_sizes(
+    num_blocks: tuple[int, ...], channels: tuple[int, ...], bottleneck: bool, multi_grid: tuple[int, ...]
+) -> None:
+    for argument, values in (("num_blocks", num_blocks), ("channels", channels)):
+        if len(values) != len(FEATURES) or min(values) < 1:
+            raise ValueError(f"`{argument}` must be four positive numbers, one per stage. Received: {values}")
+    if bottleneck and any(count % 4 for count in channels):
+        raise ValueError(f"`channels` of a ResNet with bottleneck blocks must be multiples of 4. Received: {channels}")
+    if any(dilation > 1 for dilation in multi_grid) and num_blocks[-1] != len(multi_grid):
+        raise ValueError(
+            "`multi_grid` gives the dilation of each res5 block. "
+            f"Received: multi_grid={multi_grid}, num_blocks={num_blocks}"
         )

@@ -6,11 +6,16 @@ reference stores it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from kmaskformer.checkpoints.loading import LoadReport, NameMap, Source, load_weights_by_name
+from kmaskformer.checkpoints.reader import read_checkpoint
 
 # Buffers and bookkeeping of the reference's state that carry nothing learned.
 IGNORED = re.compile(r"(relative_position_index|num_batches_tracked|criterion\.empty_weight|pixel_mean|pixel_std)$")
@@ -23,8 +28,10 @@ _PARTS = (
     (r"^transformer_decoder/input_projection", "sem_seg_head/predictor/input_proj"),
     (r"^transformer_decoder", "sem_seg_head/predictor/transformer"),
     (r"^class_head", "sem_seg_head/predictor/class_embed"),
+    (r"^classifier", "sem_seg_head/predictor"),
     (r"^mask_head/linear_", "sem_seg_head/predictor/mask_embed/layers/"),
     (r"/(encoder|decoder)/layer_", r"/\1/layers/"),
+    (r"/(layers|blocks)_(?=\d)", r"/\1/"),
     (r"/self_attention/", "/self_attn/"),
     (r"/cross_attention/", "/multihead_attn/"),
     (r"/output_projection/", "/out_proj/"),
@@ -67,46 +74,45 @@ def reference_parameter(path: str) -> ReferenceParameter:
     return ReferenceParameter(".".join([*parents, _LEAVES.get(leaf, leaf)]))
 
 
-def load_reference_weights(model: Any, arrays: Mapping[str, np.ndarray]) -> list[str]:
+def load_reference_weights(
+    model: Any, arrays_or_path: Mapping[str, np.ndarray] | str | Path, allow_other_classes: bool = False
+) -> LoadReport:
     """Set every weight of a model from arrays under the reference's parameter names.
 
     Args:
         model: A built model of this package.
-        arrays: `{name: array}` in PyTorch's layout (convolutions O I H W, linear kernels O I). Names of the first
-            checkpoint version, without `pixel_decoder.`, are understood.
+        arrays_or_path: `{name: array}` in PyTorch's layout (convolutions O I H W, linear kernels O I), or a file that
+            holds them, such as a `model_final_*.pkl`. Names of the first checkpoint version, without
+            `pixel_decoder.`, are understood.
+        allow_other_classes: Whether the class head stays fresh where the arrays are for another number of classes.
 
     Returns:
-        Names of the arrays that carry nothing learned and were ignored.
+        What went where: the weights that were set, the arrays that carry nothing learned and were ignored, and the
+        weights left fresh.
 
     Raises:
-        TypeError: If `arrays` is not a mapping.
+        TypeError: If `arrays_or_path` is neither a mapping nor a path.
         ValueError: If a weight has no array, an array no weight, or a shape differs; nothing is set then.
     """
-    if not isinstance(arrays, Mapping):
-        raise TypeError(
-            f"`arrays` must map the reference's parameter names to arrays. Received: {type(arrays).__name__}"
-        )
-    arrays = {_current_name(name): array for name, array in arrays.items()}
-    values, missing, mismatched, used = {}, [], [], set()
-    for variable in model.weights:
-        if _is_random_state(variable):
-            continue
-        path = variable.path.partition("/")[2]
-        parameter = reference_parameter(path)
-        if parameter.key not in arrays:
-            missing.append(f"{path} ({parameter.key})")
-            continue
-        used.add(parameter.key)
-        value = _to_keras_layout(np.asarray(arrays[parameter.key]), parameter, path)
-        if value.shape != tuple(variable.shape):
-            mismatched.append(f"{path} {tuple(variable.shape)} and {parameter.key} {value.shape}")
-        values[variable.path] = (variable, value)
-    ignored = sorted(name for name in arrays if name not in used and IGNORED.search(name))
-    unused = sorted(name for name in arrays if name not in used and not IGNORED.search(name))
-    _check(missing, unused, mismatched)
-    for variable, value in values.values():
-        variable.assign(value)
-    return ignored
+    arrays = read_arrays(arrays_or_path, "arrays_or_path")
+    return load_weights_by_name(model, arrays, REFERENCE_MAP, allow_other_classes)
+
+
+def read_arrays(arrays_or_path: Any, argument: str) -> Mapping[str, np.ndarray]:
+    """The mapping itself, or the arrays of the file at a path."""
+    if isinstance(arrays_or_path, Mapping):
+        return arrays_or_path
+    if isinstance(arrays_or_path, str | os.PathLike):
+        return read_checkpoint(arrays_or_path)
+    raise TypeError(
+        f"`{argument}` must map parameter names to arrays, or be the path of a checkpoint. "
+        f"Received: {type(arrays_or_path).__name__}"
+    )
+
+
+def _source(path: str) -> Source:
+    key, third = reference_parameter(path)
+    return Source((key,), third)
 
 
 def _current_name(name: str) -> str:
@@ -116,27 +122,4 @@ def _current_name(name: str) -> str:
     return name
 
 
-def _to_keras_layout(array: np.ndarray, parameter: ReferenceParameter, path: str) -> np.ndarray:
-    if parameter.third is not None:
-        array = np.array_split(array, 3, axis=0)[parameter.third]
-    if not path.endswith("kernel"):
-        return array
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-
-
-def _is_random_state(variable: Any) -> bool:
-    return "seed_generator" in variable.path
-
-
-def _check(missing: list[str], unused: list[str], mismatched: list[str]) -> None:
-    problems = [
-        f"{len(items)} {text}: {', '.join(items[:5])}"
-        for items, text in (
-            (missing, "weights have no array"),
-            (unused, "arrays have no weight"),
-            (mismatched, "shapes differ"),
-        )
-        if items
-    ]
-    if problems:
-        raise ValueError("The arrays do not fit the model. " + "; ".join(problems))
+REFERENCE_MAP = NameMap("reference MaskFormer", _source, _current_name, IGNORED)

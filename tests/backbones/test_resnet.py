@@ -169,6 +169,10 @@ def test_gradient_reaches_every_kernel(dilation, rng):
         ({"frozen_stages": 6}, r"`frozen_stages` of a ResNet must be one of .*Received: frozen_stages=6"),
         ({"multi_grid": (2, 2, 4)}, r"`multi_grid` must be three dilations, the first of them 1. Received"),
         ({"depth": 18, "multi_grid": (1, 2, 4)}, r"`multi_grid` needs a ResNet with bottleneck blocks"),
+        ({"num_blocks": (1, 2)}, r"`num_blocks` must be four positive numbers, one per stage. Received: \(1, 2\)"),
+        ({"depth": 18, "channels": (8, 8, 0, 8)}, r"`channels` must be four positive numbers, one per stage"),
+        ({"channels": (8, 8, 10, 8)}, r"`channels` of a ResNet with bottleneck blocks must be multiples of 4"),
+        ({"num_blocks": (1, 1, 1, 1), "multi_grid": (1, 2, 4)}, r"`multi_grid` gives the dilation of each res5 block"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

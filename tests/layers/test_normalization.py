@@ -62,6 +62,15 @@ def test_group_norm_equals_its_definition(rng):
     np.testing.assert_allclose(make_norm("group", "norm")(x - 5), expected, atol=1e-4)
 
 
+def test_group_norm_is_exact_on_a_large_map(rng):
+    """A sum of 200 thousand numbers one after the other would be off by 1e-4, as Keras' own layer is."""
+    x = (rng.standard_normal((1, 160, 160, 64)) + 5 * rng.standard_normal(64)).astype("float32")
+    groups = x.astype("float64").reshape(1, -1, 8, 8)
+    mean, variance = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
+    expected = ((groups - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape)
+    np.testing.assert_allclose(make_norm("group", "norm", groups=8)(x), expected, rtol=0, atol=5e-6)
+
+
 def test_layer_norm_equals_its_definition(rng):
     x = rng.standard_normal((2, 3, 4, 6)).astype("float32") * 0.01
     expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)

@@ -14,6 +14,7 @@ from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SwinTransformer
 from kmaskformer.layers.convolution import Convolution
 from kmaskformer.models.maskformer import MaskFormer
+from kmaskformer.models.per_pixel import PerPixelBaseline, PerPixelBaselinePlus
 from kmaskformer.models.pixel_decoder import FPNPixelDecoder, TransformerFPNPixelDecoder
 from kmaskformer.models.transformer_decoder import QueryDecoder
 
@@ -65,6 +66,24 @@ def make_model():
         decoder = {"hidden_dim": 16, "num_heads": 2, "feedforward_dim": 24, "dropout": 0.0, **(decoder or {})}
         decoder = QueryDecoder(**{"num_queries": 7, "decoder_layers": 2, **decoder}, dtype=dtype)
         model = MaskFormer(backbone, pixel_decoder, decoder, dtype=dtype, **options)
+        model.build()
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_baseline():
+    """Makes a small per-pixel baseline of 5 classes, `per_pixel` or `per_pixel_plus`."""
+
+    def make(kind, dtype="float32", dropout=0.0, **options):
+        parts = (TinyBackbone(dtype=dtype), FPNPixelDecoder(32, 24, dtype=dtype))
+        options = {"num_classes": 5, "name": kind, "dtype": dtype, **options}
+        if kind == "per_pixel":
+            model = PerPixelBaseline(*parts, **options)
+        else:
+            decoder = QueryDecoder(5, 16, 2, 24, dropout, decoder_layers=2, dtype=dtype)
+            model = PerPixelBaselinePlus(*parts, decoder, **options)
         model.build()
         return model
 

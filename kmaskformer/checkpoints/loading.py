@@ -1,0 +1,273 @@
+"""Setting a model's weights from arrays that have other names and PyTorch's layout.
+
+Every name map is a `NameMap`; what reading with it did is a `LoadReport`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import mmap
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+NOTHING = re.compile(r"(?!)")
+CLASS_HEAD = re.compile(r"^(class_head|classifier)/")
+CLASS_QUERIES = re.compile(r"^transformer_decoder/query_embedding$")
+"""In the per-pixel baseline with queries, which has no class head, each query is a class."""
+
+
+class Source(NamedTuple):
+    """Where a file keeps a weight.
+
+    Args:
+        keys: Names of the arrays that make it up, one after the other along their first axis; mostly one.
+        third: Which third of the array's first axis it is, where queries, keys and values are packed.
+    """
+
+    keys: tuple[str, ...]
+    third: int | None = None
+
+    def __str__(self) -> str:
+        part = "" if self.third is None else f" [{('query', 'key', 'value')[self.third]}]"
+        return " + ".join(self.keys) + part
+
+
+@dataclasses.dataclass(frozen=True)
+class NameMap:
+    """How one family of files names its arrays.
+
+    Args:
+        title: What the files are, for messages.
+        source: From the path of a weight within the model, such as `class_head/kernel`, to where the files keep it.
+        canonical: From a name in a file to the one spelling of it that `source` knows.
+        ignored: Names of arrays that carry nothing learned, or nothing that the model has.
+        fresh: Paths of weights that the files do not hold; they keep their initial values.
+    """
+
+    title: str
+    source: Callable[[str], Source]
+    canonical: Callable[[str], str] = str
+    ignored: re.Pattern[str] = NOTHING
+    fresh: re.Pattern[str] = NOTHING
+
+
+class LoadedWeight(NamedTuple):
+    """One weight that was set: its path and shape within the model, and where it came from."""
+
+    path: str
+    shape: tuple[int, ...]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What went where; `str(report)` is a table of it.
+
+    Args:
+        title: What the arrays were taken for.
+        loaded: The weights that were set.
+        ignored: Names of the arrays that were not used.
+        fresh: Paths of the weights that kept their initial values.
+    """
+
+    title: str
+    loaded: tuple[LoadedWeight, ...]
+    ignored: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """One line of counts."""
+        counts = f"{len(self.loaded)} weights set, {len(self.fresh)} left fresh, {len(self.ignored)} arrays ignored"
+        return f"{self.title}: {counts}"
+
+    def __str__(self) -> str:
+        rows = [("weight", "shape", "from")]
+        rows += [(row.path, str(row.shape), row.source) for row in self.loaded]
+        rows += [(path, "", "(fresh: kept its initial value)") for path in self.fresh]
+        rows += [("(ignored)", "", name) for name in self.ignored]
+        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+        lines = [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip() for row in rows]
+        return "\n".join([*lines, self.summary()])
+
+
+def load_weights_by_name(
+    layer: Any, arrays: Mapping[str, np.ndarray], name_map: NameMap, allow_other_classes: bool = False
+) -> LoadReport:
+    """Set every weight of a model or backbone from named arrays, one at a time.
+
+    Shapes are compared before anything is set, without reading the arrays, which may be memory maps; then each weight
+    is read, laid out for Keras, cast to float32 and assigned, so that there is never a second copy of the whole.
+
+    Args:
+        layer: A built model or backbone of this package.
+        arrays: `{name: array}` in PyTorch's layout (convolutions O I H W, linear kernels O I).
+        name_map: Where the arrays are found.
+        allow_other_classes: Whether the weights of the class head stay fresh where the arrays are for another number
+            of classes.
+
+    Returns:
+        What went where. Every array is used exactly once or listed as ignored; every weight is set or listed as fresh.
+
+    Raises:
+        TypeError: If `arrays` is not a mapping.
+        ValueError: If a weight has no array, an array no weight, a shape differs or two names mean the same; nothing
+            is set then.
+    """
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"`arrays` must map names to arrays. Received: {type(arrays).__name__}")
+    weights = named_weights(layer)
+    has_class_head = any(CLASS_HEAD.search(path) for path in weights)
+    of_classes = (CLASS_HEAD if has_class_head else CLASS_QUERIES) if allow_other_classes else NOTHING
+    plan = _Plan(_canonical_names(arrays, name_map), name_map, of_classes)
+    for path, variable in weights.items():
+        plan.add(path, variable)
+    report = plan.finish()
+    for variable, source in plan.assignments:
+        pieces = _pieces(plan.arrays, source, variable.path)
+        value = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
+        # A copy in any case: TensorFlow would go on using an array's own memory, which may be a read-only file.
+        variable.assign(np.array(value, dtype="float32", order="C"))
+        _forget_pages(pieces)
+    return report
+
+
+def named_weights(layer: Any) -> dict[str, Any]:
+    """Weights of a model or backbone by path.
+
+    A model's own name is left out (`backbone/res2/0/conv1/kernel`); the path of a backbone's weight always begins with
+    `backbone`, whether it stands alone or in a model. The state of random generators is left out.
+    """
+    is_model = hasattr(layer, "pixel_decoder")
+    weights = {}
+    for variable in layer.weights:
+        if "seed_generator" in variable.path:
+            continue
+        inner = variable.path.partition("/")[2] if is_model else variable.path.partition(f"{layer.name}/")[2]
+        weights[inner if is_model else f"backbone/{inner}"] = variable
+    return weights
+
+
+@contextlib.contextmanager
+def zero_initializers() -> Iterator[None]:
+    """Within it, new weights are zeros: drawing 200 million random numbers takes longer than reading them."""
+    add_weight = keras.layers.Layer.add_weight
+
+    @functools.wraps(add_weight)
+    def add_zeros(layer: Any, shape: Any = None, initializer: Any = None, *arguments: Any, **options: Any) -> Any:
+        return add_weight(layer, shape, "zeros", *arguments, **options)
+
+    keras.layers.Layer.add_weight = add_zeros
+    try:
+        yield
+    finally:
+        keras.layers.Layer.add_weight = add_weight
+
+
+class _Plan:
+    """Collects assignments and problems, weight by weight."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], name_map: NameMap, of_classes: re.Pattern[str]) -> None:
+        self.arrays, self.name_map, self.of_classes = arrays, name_map, of_classes
+        self.assignments: list[tuple[Any, Source]] = []
+        self.loaded: list[LoadedWeight] = []
+        self.fresh: list[str] = []
+        self.used: set[str] = set()
+        self.left_out: set[str] = set()
+        self.problems: dict[str, list[str]] = {}
+
+    def add(self, path: str, variable: Any) -> None:
+        if self.name_map.fresh.search(path):
+            self.fresh.append(path)
+            return
+        source = self.name_map.source(path)
+        absent = [key for key in source.keys if key not in self.arrays]
+        if absent:
+            self._problem("weights have no array", f"{path} ({', '.join(absent)})")
+            return
+        shape, expected = _shape(_pieces(self.arrays, source, path)), tuple(variable.shape)
+        if self.of_classes.search(path) and _differ_in_one_axis(shape, expected):
+            self.fresh.append(path)
+            self.left_out.update(source.keys)
+            return
+        self.used.update(source.keys)
+        if shape != expected:
+            self._problem("shapes differ", f"{path} {expected} and {source} {shape}")
+        self.assignments.append((variable, source))
+        self.loaded.append(LoadedWeight(path, expected, str(source)))
+
+    def finish(self) -> LoadReport:
+        rest = sorted(name for name in self.arrays if name not in self.used)
+        ignored = [name for name in rest if name in self.left_out or self.name_map.ignored.search(name)]
+        for name in rest:
+            if name not in ignored:
+                self._problem("arrays have no weight", f"{name} {self.arrays[name].shape}")
+        for name in sorted(self.used):
+            if self.arrays[name].dtype.kind in "OSUMmc":
+                self._problem("arrays hold no real numbers", f"{name} ({self.arrays[name].dtype})")
+        self._check()
+        return LoadReport(self.name_map.title, tuple(self.loaded), tuple(ignored), tuple(self.fresh))
+
+    def _problem(self, kind: str, text: str) -> None:
+        self.problems.setdefault(kind, []).append(text)
+
+    def _check(self) -> None:
+        kinds = ("weights have no array", "arrays have no weight", "shapes differ", "arrays hold no real numbers")
+        texts = [
+            f"{len(self.problems[kind])} {kind}: {', '.join(self.problems[kind][:5])}"
+            for kind in kinds
+            if kind in self.problems
+        ]
+        if texts:
+            raise ValueError(f"The arrays do not fit the model. {'; '.join(texts)} (read as: {self.name_map.title})")
+
+
+def _canonical_names(arrays: Mapping[str, Any], name_map: NameMap) -> dict[str, np.ndarray]:
+    renamed: dict[str, np.ndarray] = {}
+    originals: dict[str, str] = {}
+    for name, array in arrays.items():
+        canonical = name_map.canonical(name)
+        if canonical in renamed:
+            raise ValueError(
+                f"Two arrays are the same parameter: {originals[canonical]} and {name}. Remove one of the two."
+            )
+        renamed[canonical], originals[canonical] = np.asanyarray(array), name
+    return renamed
+
+
+def _pieces(arrays: Mapping[str, np.ndarray], source: Source, path: str) -> list[np.ndarray]:
+    """Views of a weight's arrays in Keras' layout, to be joined along the last axis."""
+    pieces: Iterable[np.ndarray] = (arrays[key] for key in source.keys)
+    if source.third is not None:
+        pieces = (np.array_split(np.atleast_1d(piece), 3, axis=0)[source.third] for piece in pieces)
+    return [_keras_layout(piece) if path.endswith("/kernel") else piece for piece in pieces]
+
+
+def _keras_layout(kernel: np.ndarray) -> np.ndarray:
+    """A kernel with its input and output channels last; a view."""
+    return kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T
+
+
+def _shape(pieces: list[np.ndarray]) -> tuple[int, ...]:
+    if len(pieces) == 1 or any(piece.shape[:-1] != pieces[0].shape[:-1] for piece in pieces):
+        return pieces[0].shape
+    return (*pieces[0].shape[:-1], sum(piece.shape[-1] for piece in pieces))
+
+
+def _differ_in_one_axis(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return len(shape) == len(other) and sum(a != b for a, b in zip(shape, other, strict=True)) == 1
+
+
+def _forget_pages(pieces: list[np.ndarray]) -> None:
+    """Hands back the pages of a mapped file that has been read, which count as this process's memory."""
+    for piece in pieces:
+        owner: Any = piece
+        while owner is not None and not isinstance(owner, mmap.mmap):
+            owner = getattr(owner, "base", None) if not isinstance(owner, memoryview) else owner.obj
+        if owner is not None and not piece.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
+            owner.madvise(mmap.MADV_DONTNEED)
