@@ -18,10 +18,13 @@ from kmaskformer.backbones import adapters  # noqa: F401 (a model file may hold 
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinTransformer
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
-from kmaskformer.losses.matcher import HungarianMatcher
+from kmaskformer.losses.matcher import FixedMatcher, HungarianMatcher
+from kmaskformer.losses.per_pixel_criterion import PerPixelCriterion
 from kmaskformer.losses.set_criterion import SetCriterion
 from kmaskformer.models.maskformer import MaskFormer
+from kmaskformer.models.per_pixel import PerPixelBaseline, PerPixelBaselinePlus
 from kmaskformer.models.pixel_decoder import FPNPixelDecoder, TransformerFPNPixelDecoder
+from kmaskformer.models.segmentation_model import SegmentationModel
 from kmaskformer.models.transformer_decoder import QueryDecoder
 from kmaskformer.structures import DatasetInfo
 from kmaskformer.training.optimizer import SGD, AdamW
@@ -37,10 +40,11 @@ RESNETS = {
     "resnet101": {"depth": 101},
     "resnet101c": {"depth": 101, "stem": "deep", "multi_grid": (1, 2, 4)},
 }
+MODELS = {"maskformer": MaskFormer, "per_pixel": PerPixelBaseline, "per_pixel_plus": PerPixelBaselinePlus}
 SWINS = {"swin_tiny": SWIN_TINY, "swin_small": SWIN_SMALL, "swin_base": SWIN_BASE, "swin_large": SWIN_LARGE}
 
 
-def build_model(config: configs.ModelConfig, dataset_info: DatasetInfo | None = None) -> MaskFormer:
+def build_model(config: configs.ModelConfig, dataset_info: DatasetInfo | None = None) -> SegmentationModel:
     """A built model.
 
     Args:
@@ -51,23 +55,27 @@ def build_model(config: configs.ModelConfig, dataset_info: DatasetInfo | None = 
         The model, with all weights created, and read from `config.weights` where that is set.
 
     Raises:
-        ValueError: If `dataset_info` has another number of classes than the model.
+        ValueError: If `dataset_info` has another number of classes than the model, or a `per_pixel_plus` model has not
+            one query per class.
         FileNotFoundError: If `config.weights` names no file.
     """
     backbone = _build_backbone(config.backbone, config.precision)
     divisibility = config.size_divisibility
-    model = MaskFormer(
+    options: dict[str, Any] = {}
+    if config.name != "per_pixel":
+        decoder = QueryDecoder(**vars(config.transformer_decoder), dtype=config.precision)
+        options = {"transformer_decoder": decoder, "deep_supervision": config.deep_supervision}
+    model = MODELS[config.name](
         backbone=backbone,
         pixel_decoder=_build_pixel_decoder(config.pixel_decoder, config.precision),
-        transformer_decoder=QueryDecoder(**vars(config.transformer_decoder), dtype=config.precision),
         num_classes=config.num_classes,
-        deep_supervision=config.deep_supervision,
         size_divisibility=backbone.size_divisibility if divisibility < 0 else divisibility,
         pixel_mean=config.pixel_mean,
         pixel_std=config.pixel_std,
         dataset_info=dataset_info,
         dtype=config.precision,
-        name="maskformer",
+        name=config.name,
+        **options,
     )
     model.build((None, None, None, 3))
     if config.weights:
@@ -93,18 +101,23 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
         raise ValueError(f"{path}: these weights do not fit the configured model: {error}") from error
 
 
-def build_criterion(config: configs.LossConfig) -> SetCriterion:
+def build_criterion(config: configs.LossConfig) -> SetCriterion | PerPixelCriterion:
     """The loss, from the `loss` section of a configuration."""
-    matcher = HungarianMatcher(
-        cost_class=config.cost_class, cost_mask=config.cost_mask, cost_dice=config.cost_dice, solver=config.matcher
-    )
+    if config.name == "per_pixel":
+        return PerPixelCriterion(
+            weight=config.cross_entropy_weight,
+            deep_supervision=config.deep_supervision,
+            ce_normalization=config.ce_normalization,
+        )
+    costs = {"cost_class": config.cost_class, "cost_mask": config.cost_mask, "cost_dice": config.cost_dice}
+    fixed = config.matcher == "fixed"
     return SetCriterion(
         weights={
             "loss_ce": config.cross_entropy_weight,
             "loss_mask": config.mask_weight,
             "loss_dice": config.dice_weight,
         },
-        matcher=matcher,
+        matcher=FixedMatcher() if fixed else HungarianMatcher(**costs, solver=config.matcher),
         no_object_weight=config.no_object_weight,
         deep_supervision=config.deep_supervision,
         ce_normalization=config.ce_normalization,

@@ -82,10 +82,14 @@ class TransformerDecoderConfig:
 class ModelConfig:
     """The network. `weights` is a file to start from, `precision` a Keras dtype policy.
 
+    `name`: the paper's model or one of its per-pixel baselines, of which `per_pixel` has no transformer decoder and
+    `per_pixel_plus` one query per class. The baselines are trained by `loss.name: per_pixel`.
+
     `size_divisibility`: images are padded to a multiple of it; 0 for none, -1 for what the backbone asks for (0 for
     ResNets, 32 for Swin).
     """
 
+    name: Literal["maskformer", "per_pixel", "per_pixel_plus"] = "maskformer"
     num_classes: int = 150
     backbone: BackboneConfig = BackboneConfig()
     pixel_decoder: PixelDecoderConfig = PixelDecoderConfig()
@@ -100,13 +104,18 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the loss terms and of the matching cost, both over all decoder layers."""
+    """Weights of the loss terms and of the matching cost, both over all decoder layers.
 
+    `per_pixel` is the cross-entropy of every pixel: of the other fields, `cross_entropy_weight`, `deep_supervision` and
+    `ce_normalization` act on it. `matcher: fixed` matches query i with class i, at no cost.
+    """
+
+    name: Literal["mask_classification", "per_pixel"] = "mask_classification"
     cross_entropy_weight: float = 1.0
     mask_weight: float = 20.0
     dice_weight: float = 1.0
     no_object_weight: float = 0.1
-    matcher: Literal["in_graph", "scipy"] = "in_graph"
+    matcher: Literal["in_graph", "scipy", "fixed"] = "in_graph"
     cost_class: float = 1.0
     cost_mask: float = 20.0
     cost_dice: float = 1.0
@@ -455,6 +464,7 @@ def _validate(config: Config, where: str) -> None:
             f"{where}: model.size_divisibility: must be a multiple to pad to, 0 for none, or -1 for the backbone's "
             f"own. Received: {config.model.size_divisibility}"
         )
+    _validate_kind(config, where)
     evaluation = config.evaluation
     for name in ("object_mask_threshold", "overlap_threshold", "score_threshold"):
         value = getattr(evaluation, name)
@@ -485,6 +495,30 @@ def _validate(config: Config, where: str) -> None:
     if augmentation.shortest_edges and augmentation.scale_range:
         raise ConfigError(
             f"{where}: data.augmentation: `shortest_edges` and `scale_range` both choose the size; set one of them"
+        )
+
+
+def _validate_kind(config: Config, where: str) -> None:
+    """Whether model, loss, queries and metrics belong together."""
+    model = config.model
+    loss = "mask_classification" if model.name == "maskformer" else "per_pixel"
+    if config.loss.name != loss:
+        raise ConfigError(
+            f"{where}: loss.name: must be {loss} for model.name {model.name}. Received: {config.loss.name!r}"
+        )
+    is_fixed = model.name == "maskformer" and config.loss.matcher == "fixed"
+    num_queries = model.transformer_decoder.num_queries
+    if (is_fixed or model.name == "per_pixel_plus") and num_queries != model.num_classes:
+        reason = "loss.matcher fixed" if is_fixed else "model.name per_pixel_plus"
+        raise ConfigError(
+            f"{where}: model.transformer_decoder.num_queries: must equal model.num_classes ({model.num_classes}) with "
+            f"{reason}. Received: {num_queries}"
+        )
+    others = [metric for metric in config.evaluation.metrics if metric != "semantic"]
+    if loss == "per_pixel" and others:
+        raise ConfigError(
+            f"{where}: evaluation.metrics: model.name {model.name} knows no segments and can be scored on semantic "
+            f"only. Received: {', '.join(others)}"
         )
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from kmaskformer import visualize
 from kmaskformer.data.images import read_image
-from kmaskformer.inference.postprocess import Postprocess
+from kmaskformer.inference.postprocess import TASKS, Postprocess
 from kmaskformer.inference.segments import instance_segments, panoptic_segments, semantic_segments
 from kmaskformer.structures import VOID, DatasetInfo, Segment
 
@@ -97,8 +97,9 @@ class Segmenter:
         dataset_info: Names, colours and things of the classes; those of the model by default.
 
     Raises:
-        ValueError: If an option is none that exists, `dataset_info` has another number of classes than the model, or
-            instances are asked for and no class is a thing.
+        ValueError: If an option is none that exists, the model is a per-pixel one and the task not semantic,
+            `dataset_info` has another number of classes than the model, or instances are asked for and no class is a
+            thing.
 
     Example:
         ```python
@@ -121,6 +122,7 @@ class Segmenter:
         dataset_info: DatasetInfo | None = None,
     ) -> None:
         _check_edges(shortest_edge, longest_edge)
+        _check_task(model, task)
         self.model = model
         self.task = task
         self.info = _label_space(model, dataset_info)
@@ -265,6 +267,15 @@ def _label_space(model: Any, info: DatasetInfo | None) -> DatasetInfo:
             f"Received: {info.num_classes} classes ({info.name})"
         )
     return info
+
+
+def _check_task(model: Any, task: str) -> None:
+    known = getattr(model, "TASKS", TASKS)
+    if task in TASKS and task not in known:
+        raise ValueError(
+            f"A {type(model).__name__} can do: {', '.join(known)}. Received: task={task!r}. "
+            "Use a MaskFormer for instance and panoptic results."
+        )
 
 
 def _check_edges(*edges: int | None) -> None:

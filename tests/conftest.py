@@ -42,10 +42,22 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def golden(shared_folder: Path) -> ModuleType:
     """The module `golden.py`, with `golden.case(name)` to open a case."""
-    spec = importlib.util.spec_from_file_location("golden", REPOSITORY / "tests" / "golden.py")
-    module = sys.modules["golden"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module("golden")
     module.case = lambda name: module.GoldenCase(name, shared_folder / "golden" / name)
+    return module
+
+
+@pytest.fixture(scope="session")
+def fidelity(golden: ModuleType) -> ModuleType:
+    """The module `fidelity.py`, which compares models with golden cases."""
+    return load_module("fidelity")
+
+
+def load_module(name: str) -> ModuleType:
+    """A module of this folder, which is no package; others can import it by its name from then on."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tests" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 

@@ -77,7 +77,7 @@ ERRORS = {
         "model.transformer_decoder.num_querys: unknown field. Did you mean num_queries?"
     ),
     "modle: {}": "modle: unknown field. Did you mean model?",
-    "loss: {zzz: 1}": "loss.zzz: unknown field. Known fields: cross_entropy_weight, mask_weight",
+    "loss: {zzz: 1}": "loss.zzz: unknown field. Known fields: name, cross_entropy_weight",
     "optimizer: {learning_rate: 1e-4}": (
         "optimizer.learning_rate: must be a number. Received: '1e-4'. "
         "YAML reads a number such as 1e-4 as text; write 1.0e-4"
@@ -94,7 +94,7 @@ ERRORS = {
         "model.backbone.name: must be one of resnet18, resnet34, resnet50, resnet101, resnet101c, swin_tiny, "
         "swin_small, swin_base, swin_large. Received: 'resnet5'. Did you mean resnet50?"
     ),
-    "loss: {matcher: xyz}": "loss.matcher: must be one of in_graph, scipy. Received: 'xyz'.",
+    "loss: {matcher: xyz}": "loss.matcher: must be one of in_graph, scipy, fixed. Received: 'xyz'.",
     "model: {pixel_mean: [1, 2]}": "model.pixel_mean: must have 3 entries. Received: [1, 2]",
     "model: {pixel_mean: 1}": "model.pixel_mean: must be a list. Received: 1",
     "model: {pixel_mean: [1, 2, x]}": "model.pixel_mean[2]: must be a number. Received: 'x'",

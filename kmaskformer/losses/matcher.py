@@ -128,6 +128,52 @@ class HungarianMatcher:
         return cls(**config)
 
 
+@keras.saving.register_keras_serializable(package="kmaskformer")
+class FixedMatcher:
+    """Matches each ground-truth segment to the query of its class: query i is class i.
+
+    The alternative to bipartite matching in the paper's ablation. It suits semantic targets, where an image has at most
+    one segment per class; of several segments of a class the first is matched and the others are not.
+
+    References:
+        - Cheng et al., arXiv 2107.06278, ablation of bipartite against fixed matching.
+    """
+
+    supports_jit = True
+
+    def __call__(self, outputs: ModelOutputs, targets: Targets) -> Tensor:
+        """As `HungarianMatcher.__call__`."""
+        return self.match_layers([outputs], targets)[0]
+
+    def match_layers(self, layers: Sequence[ModelOutputs], targets: Targets) -> Tensor:
+        """As `HungarianMatcher.match_layers`; all layers have the same matching, which the labels alone decide.
+
+        Raises:
+            ValueError: If there are not as many queries as classes.
+        """
+        num_queries, num_logits = layers[0]["class_logits"].shape[-2:]
+        if num_queries != num_logits - 1:
+            raise ValueError(
+                "Fixed matching needs one query per class. "
+                f"Received: {num_queries} queries and {num_logits - 1} classes"
+            )
+        labels = ops.where(ops.cast(targets["valid"], "bool"), ops.cast(targets["labels"], "int32"), -1)
+        # Earlier segments of the same class, counted along the table.
+        is_same = ops.expand_dims(labels, 1) == ops.expand_dims(labels, 2)
+        num_earlier = ops.sum(ops.tril(ops.cast(is_same, "int32"), k=-1), axis=2)
+        queries = ops.where(num_earlier == 0, labels, -1)
+        return ops.tile(ops.expand_dims(queries, 0), (len(layers), 1, 1))
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments: none."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> FixedMatcher:
+        """The matcher that `get_config` described."""
+        return cls(**config)
+
+
 def class_cost(class_logits: Tensor, labels: Tensor) -> Tensor:
     """`-softmax(class_logits)[query, label]`, `(batch, queries, segments)`."""
     probs = ops.softmax(class_logits, axis=-1)

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from kmaskformer.losses.mask_losses import mask_signs, upsampled_focal_and_dice
-from kmaskformer.losses.matcher import HungarianMatcher
+from kmaskformer.losses.matcher import FixedMatcher, HungarianMatcher
 from kmaskformer.ops.masks import pad_targets, target_masks
 from kmaskformer.ops.replicas import num_replicas, sum_over_replicas
 from kmaskformer.structures import ModelOutputs, Targets
@@ -49,7 +49,7 @@ class SetCriterion:
         num_classes: Checked against the predictions if given; otherwise they tell.
         weights: Weight of each kind of loss; those not named keep their default (1, 20, 1).
         no_object_weight: Class weight of no-object.
-        matcher: A `HungarianMatcher`; one with the default costs if None.
+        matcher: A `HungarianMatcher`, or a `FixedMatcher`; a `HungarianMatcher` with the default costs if None.
         deep_supervision: Whether earlier decoder layers have losses too, each with its own matching.
         ce_normalization: `"global"` or `"per_replica"`.
 
@@ -62,7 +62,7 @@ class SetCriterion:
         num_classes: int | None = None,
         weights: dict[str, float] | None = None,
         no_object_weight: float = 0.1,
-        matcher: HungarianMatcher | None = None,
+        matcher: HungarianMatcher | FixedMatcher | None = None,
         deep_supervision: bool = True,
         ce_normalization: str = "global",
     ) -> None:
@@ -173,6 +173,11 @@ class SetCriterion:
         missing = {"labels", "valid"} - set(targets)
         if missing:
             raise ValueError(f"`targets` must have 'labels' and 'valid'. Received: keys {sorted(targets)}")
+        if "class_logits" not in outputs:
+            raise ValueError(
+                "`SetCriterion` trains models whose outputs have 'class_logits' and 'mask_logits'. "
+                f"Received: outputs {sorted(outputs)}. Train a per-pixel model with `PerPixelCriterion`."
+            )
         num_logits = outputs["class_logits"].shape[-1]
         if self.num_classes is not None and num_logits != self.num_classes + 1:
             raise ValueError(

@@ -11,8 +11,6 @@ from kmaskformer.layers.initializers import linear_bias, linear_kernel
 from kmaskformer.layers.mlp import MLP
 from kmaskformer.models.segmentation_model import SegmentationModel, unpack_inputs
 
-PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
-
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
 class MaskFormer(SegmentationModel):
@@ -44,6 +42,8 @@ class MaskFormer(SegmentationModel):
           arXiv 2107.06278, figure 2.
     """
 
+    PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
+
     def __init__(
         self,
         backbone: keras.layers.Layer,
@@ -72,16 +72,7 @@ class MaskFormer(SegmentationModel):
         """Create all weights; they depend on the configuration alone, so `input_shape` is not read."""
         if self.built:
             return
-        image_shape = (None, None, None, 3)
-        self.preprocessing.build(image_shape)
-        self.backbone.build(image_shape)
-        for variable in self.backbone.variables:
-            # Optimizers know the backbone by this mark: an adapted model's weights keep the paths of their own model.
-            variable.parameter_group = "backbone"
-        features = self.backbone.compute_output_shape(image_shape)
-        self.pixel_decoder.build(features)
-        sources = {**features, **self.pixel_decoder.compute_output_shape(features)}
-        self.transformer_decoder.build(self._source(sources))
+        self.transformer_decoder.build(self._source(self._build_pixel_module()))
         query_shape = (None, None, self.transformer_decoder.hidden_dim)
         self.class_head.build(query_shape)
         self.mask_head.build(query_shape)
@@ -110,15 +101,6 @@ class MaskFormer(SegmentationModel):
         *earlier, final = [self._predict(query, decoded["pixel_embedding"]) for query in queries]
         return {**final, "aux_outputs": earlier}
 
-    def _source(self, features: dict[str, Any]) -> Any:
-        name = self.transformer_decoder.in_feature
-        if name not in features:
-            raise ValueError(
-                f"The transformer decoder reads `{name}`, which neither the backbone nor the pixel decoder offers. "
-                f"Received features: {sorted(features)}"
-            )
-        return features[name]
-
     def _predict(self, queries: Any, pixel_embedding: Any) -> dict[str, Any]:
         mask_logits = ops.einsum("bqc,bhwc->bqhw", self.mask_head(queries), pixel_embedding)
         return {
@@ -127,19 +109,4 @@ class MaskFormer(SegmentationModel):
         }
 
     def get_config(self) -> dict[str, Any]:
-        parts = {part: _serialize_unbuilt(getattr(self, part)) for part in PARTS}
-        return {**super().get_config(), **parts, "deep_supervision": self.deep_supervision}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MaskFormer:
-        config = dict(config)
-        for key in (*PARTS, "dtype"):
-            config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
-        return cls(**config)
-
-
-def _serialize_unbuilt(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Class and configuration of a part; the model builds it, so that its weights' paths begin with the model's."""
-    serialized = keras.saving.serialize_keras_object(layer)
-    serialized.pop("build_config", None)
-    return serialized
+        return {**super().get_config(), "deep_supervision": self.deep_supervision}

@@ -15,6 +15,8 @@ from kmaskformer.structures import VOID, DatasetInfo
 class SegmentationModel(keras.Model):
     """A model that is trained by `criterion(outputs, targets)`, a function from tensors to a dict of loss terms.
 
+    `PARTS` names the layers that a subclass takes as arguments, `TASKS` what its outputs can be used for.
+
     Args:
         num_classes: Number of classes, without no-object.
         size_divisibility: Images are padded to a multiple of it; 0 for none.
@@ -25,6 +27,9 @@ class SegmentationModel(keras.Model):
     Raises:
         ValueError: If `num_classes` is not positive, or `dataset_info` describes another number of classes.
     """
+
+    PARTS: tuple[str, ...] = ("backbone", "pixel_decoder")
+    TASKS: tuple[str, ...] = ("semantic", "instance", "panoptic")
 
     def __init__(
         self,
@@ -70,6 +75,28 @@ class SegmentationModel(keras.Model):
     def padded_size(self, height: Any, width: Any) -> tuple[Any, Any]:
         """Size that images of `(height, width)` have inside the model, after padding."""
         return self.preprocessing.padded_size(height, width)
+
+    def _build_pixel_module(self) -> dict[str, tuple]:
+        """Create the weights of backbone and pixel decoder; gives the shape of every feature that they offer."""
+        image_shape = (None, None, None, 3)
+        self.preprocessing.build(image_shape)
+        self.backbone.build(image_shape)
+        for variable in self.backbone.variables:
+            # Optimizers know the backbone by this mark: an adapted model's weights keep the paths of their own model.
+            variable.parameter_group = "backbone"
+        features = self.backbone.compute_output_shape(image_shape)
+        self.pixel_decoder.build(features)
+        return {**features, **self.pixel_decoder.compute_output_shape(features)}
+
+    def _source(self, features: dict[str, Any]) -> Any:
+        """The feature, or its shape, that the transformer decoder reads."""
+        name = self.transformer_decoder.in_feature
+        if name not in features:
+            raise ValueError(
+                f"The transformer decoder reads `{name}`, which neither the backbone nor the pixel decoder offers. "
+                f"Received features: {sorted(features)}"
+            )
+        return features[name]
 
     def compile(
         self, optimizer: Any = "adamw", criterion: Any = None, jit_compile: bool = False, **kwargs: Any
@@ -174,6 +201,7 @@ class SegmentationModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         info = self.dataset_info
+        parts = {part: _serialize_unbuilt(getattr(self, part)) for part in self.PARTS}
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -183,7 +211,15 @@ class SegmentationModel(keras.Model):
             "pixel_mean": list(self.preprocessing.mean),
             "pixel_std": list(self.preprocessing.std),
             "dataset_info": None if info is None else info.to_dict(),
+            **parts,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SegmentationModel:
+        config = dict(config)
+        for key in (*cls.PARTS, "dtype"):
+            config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
+        return cls(**config)
 
 
 def unpack_inputs(images: Any, image_sizes: Any) -> tuple[Any, Any]:
@@ -191,3 +227,10 @@ def unpack_inputs(images: Any, image_sizes: Any) -> tuple[Any, Any]:
     if isinstance(images, dict):
         return images["images"], images.get("image_sizes", image_sizes)
     return images, image_sizes
+
+
+def _serialize_unbuilt(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Class and configuration of a part; the model builds it, so that its weights' paths begin with the model's."""
+    serialized = keras.saving.serialize_keras_object(layer)
+    serialized.pop("build_config", None)
+    return serialized
