@@ -15,6 +15,8 @@ from kmaskformer.checkpoints.reference_names import load_reference_weights
 from kmaskformer.config import load_config
 from kmaskformer.evaluation.run import evaluate
 from kmaskformer.models.maskformer import MaskFormer
+from kmaskformer.models.per_pixel import PerPixelBaseline, PerPixelBaselinePlus
+from kmaskformer.presets import from_preset, list_presets, save_to_preset
 from kmaskformer.segmenter import Segmenter
 from kmaskformer.structures import DatasetInfo
 from kmaskformer.version import __version__
@@ -22,6 +24,8 @@ from kmaskformer.version import __version__
 __all__ = [
     "DatasetInfo",
     "MaskFormer",
+    "PerPixelBaseline",
+    "PerPixelBaselinePlus",
     "Segmenter",
     "__version__",
     "build_criterion",
@@ -31,8 +35,11 @@ __all__ = [
     "build_optimizer",
     "distribution_strategy",
     "evaluate",
+    "from_preset",
+    "list_presets",
     "load_config",
     "load_reference_weights",
+    "save_to_preset",
 ]
 
 
