@@ -137,5 +137,5 @@ def test_draw_samples_writes_the_split(run_script, run_folder, tmp_path):
 
 def test_an_unknown_override_is_refused_with_a_suggestion(run_script, repository, tmp_path):
     arguments = ["--config", repository / CONFIG, "--output", tmp_path, "--set", "data.batchsize=2"]
-    with pytest.raises(SystemExit, match="^error: .*Did you mean batch_size"):
+    with pytest.raises(SystemExit, match=r"^error: .*Did you mean batch_size"):
         run_script("train", *arguments)
