@@ -19,6 +19,7 @@ from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinTransformer
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
 from kmaskformer.losses.matcher import HungarianMatcher
+from kmaskformer.losses.point_sampling import PointSampling
 from kmaskformer.losses.set_criterion import SetCriterion
 from kmaskformer.models.maskformer import MaskFormer
 from kmaskformer.models.pixel_decoder import FPNPixelDecoder, TransformerFPNPixelDecoder
@@ -95,6 +96,8 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
 
 def build_criterion(config: configs.LossConfig) -> SetCriterion:
     """The loss, from the `loss` section of a configuration."""
+    sampled = config.mask_size == "points"
+    sampling = PointSampling(config.num_points, config.oversample_ratio, config.importance_ratio)
     matcher = HungarianMatcher(
         cost_class=config.cost_class, cost_mask=config.cost_mask, cost_dice=config.cost_dice, solver=config.matcher
     )
@@ -108,6 +111,8 @@ def build_criterion(config: configs.LossConfig) -> SetCriterion:
         no_object_weight=config.no_object_weight,
         deep_supervision=config.deep_supervision,
         ce_normalization=config.ce_normalization,
+        mask_size="targets" if sampled else config.mask_size,
+        point_sampling=sampling if sampled else None,
     )
 
 

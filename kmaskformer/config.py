@@ -100,7 +100,11 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the loss terms and of the matching cost, both over all decoder layers."""
+    """Weights of the loss terms and of the matching cost, both over all decoder layers.
+
+    `mask_size`: the mask losses are taken at the size of the `targets`, as in the paper, of the mask `logits`, a quarter
+    of it, or at `num_points` sampled `points` per mask, which the two fields after it belong to.
+    """
 
     cross_entropy_weight: float = 1.0
     mask_weight: float = 20.0
@@ -112,6 +116,10 @@ class LossConfig:
     cost_dice: float = 1.0
     deep_supervision: bool = True
     ce_normalization: Literal["global", "per_replica"] = "global"
+    mask_size: Literal["targets", "logits", "points"] = "targets"
+    num_points: int = 12544
+    oversample_ratio: float = 3.0
+    importance_ratio: float = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
