@@ -102,8 +102,8 @@ class ModelConfig:
 class LossConfig:
     """Weights of the loss terms and of the matching cost, both over all decoder layers.
 
-    `mask_size`: the mask losses are taken at the size of the `targets`, as in the paper, of the mask `logits`, a quarter
-    of it, or at `num_points` sampled `points` per mask, which the two fields after it belong to.
+    `mask_size`: the mask losses are taken at the size of the `targets`, as in the paper, of the mask `logits`, a
+    quarter of it, or at `num_points` sampled `points` per mask, to which the two fields after it belong.
     """
 
     cross_entropy_weight: float = 1.0

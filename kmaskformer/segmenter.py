@@ -54,8 +54,9 @@ class SegmentationResult:
             name: Stem of the file names.
 
         Returns:
-            Paths of `overlay` (`<name>_overlay.png`, enlarged where the picture is small), `segmentation` (`<name>_segmentation.png`: the numbers of
-            `segmentation` in 8 bits, or 16 where they need them, void as 255 or 65535) and `table` (`<name>.json`).
+            Paths of `overlay` (`<name>_overlay.png`, enlarged where the picture is small), `segmentation`
+            (`<name>_segmentation.png`: the numbers of `segmentation` in 8 bits, or 16 where they need them, void as
+            255 or 65535) and `table` (`<name>.json`).
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
