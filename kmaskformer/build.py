@@ -148,7 +148,7 @@ def build_reader(config: configs.DataConfig, split: str) -> Any:
     return readers[config.source](config, getattr(config, split))
 
 
-def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0) -> tf.data.Dataset:
+def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, reader: Any = None) -> tf.data.Dataset:
     """The batches of a split, from the `data` section of a configuration.
 
     Args:
@@ -156,13 +156,14 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0) 
         split: `train` gives endless augmented batches with targets at the images' size; `val` each image once, with
             its whole truth at its original size.
         first_batch: Where to start, to go on with an interrupted run; `train` only.
+        reader: The split's reader, where there is one already: large annotation files take long to read.
 
     Returns:
         A dataset of `(ModelInputs, Targets)` with the attributes `dataset_info` and `steps_per_epoch`.
     """
     from kmaskformer.data import pipeline
 
-    reader = build_reader(config, split)
+    reader = build_reader(config, split) if reader is None else reader
     if split == "val":
         return pipeline.evaluation_dataset(
             reader,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from pathlib import Path
@@ -260,6 +261,9 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
+_EXPONENT = re.compile(r"[-+]?\d+e[-+]?\d+", re.IGNORECASE)
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names file, field and remedy."""
 
@@ -392,10 +396,9 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    remedy = ""
-    if hint is float and isinstance(value, str):
-        remedy = ". YAML reads a number such as 1e-4 as text; write 1.0e-4"
-    raise ConfigError(f"{where}: {name}: must be {_describe(hint)}. Received: {value!r}{remedy}")
+    if hint is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)  # YAML reads 1e-4 as text, as its numbers need a dot
+    raise ConfigError(f"{where}: {name}: must be {_describe(hint)}. Received: {value!r}")
 
 
 def _convert_choice(choices: tuple[Any, ...], value: Any, where: str, name: str) -> Any:
