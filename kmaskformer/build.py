@@ -304,15 +304,19 @@ def _coco_panoptic_reader(config: configs.DataConfig, split: configs.SplitConfig
 
 def _read_info(config: configs.DataConfig) -> DatasetInfo:
     from kmaskformer.data.info import read_info
+    from kmaskformer.data.label_spaces import IGNORE_VALUES, label_space
 
     if not config.classes and not config.class_names:
         raise ValueError(
             f"data.source {config.source} needs the classes: set data.classes to a JSON or CSV file under data.root, "
-            "or data.class_names to a list of names"
+            f"or to one of {', '.join(IGNORE_VALUES)}; or data.class_names to a list of names"
         )
-    source = Path(config.root) / config.classes if config.classes else list(config.class_names)
+    source: Any = Path(config.root) / config.classes if config.classes else list(config.class_names)
+    if config.classes in IGNORE_VALUES:
+        source = label_space(config.classes)
     ignore_value = None if config.ignore_value < 0 else config.ignore_value
-    info = read_info(source, name=Path(config.root).name, things=config.thing_names, ignore_value=ignore_value)
+    name = "" if isinstance(source, DatasetInfo) else Path(config.root).name
+    info = read_info(source, name=name, things=config.thing_names, ignore_value=ignore_value)
     if ignore_value in info.dataset_ids:
         raise ValueError(
             f"data.ignore_value {ignore_value} is also the id of the class "

@@ -192,7 +192,8 @@ class AugmentationConfig:
 class DataConfig:
     """A dataset and the pipeline over it.
 
-    `classes`: file (JSON or CSV) under `root`. `class_names` and `thing_names`: given here instead.
+    `classes`: file (JSON or CSV) under `root`, or a published label space such as `ade20k_150`. `class_names` and
+    `thing_names`: given here instead.
     `background`: class of the pixels outside all instances (instance folders). `class_divisor`: an instance id is
     class * divisor + number, where it is not 0. `test_shortest_edge: 0` evaluates images at their own size.
     """
