@@ -20,6 +20,7 @@ from kmaskformer.backbones.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_T
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
 from kmaskformer.losses.matcher import FixedMatcher, HungarianMatcher
 from kmaskformer.losses.per_pixel_criterion import PerPixelCriterion
+from kmaskformer.losses.point_sampling import PointSampling
 from kmaskformer.losses.set_criterion import SetCriterion
 from kmaskformer.models.maskformer import MaskFormer
 from kmaskformer.models.per_pixel import PerPixelBaseline, PerPixelBaselinePlus
@@ -111,6 +112,8 @@ def build_criterion(config: configs.LossConfig) -> SetCriterion | PerPixelCriter
         )
     costs = {"cost_class": config.cost_class, "cost_mask": config.cost_mask, "cost_dice": config.cost_dice}
     fixed = config.matcher == "fixed"
+    sampled = config.mask_size == "points"
+    sampling = PointSampling(config.num_points, config.oversample_ratio, config.importance_ratio)
     return SetCriterion(
         weights={
             "loss_ce": config.cross_entropy_weight,
@@ -121,6 +124,8 @@ def build_criterion(config: configs.LossConfig) -> SetCriterion | PerPixelCriter
         no_object_weight=config.no_object_weight,
         deep_supervision=config.deep_supervision,
         ce_normalization=config.ce_normalization,
+        mask_size="targets" if sampled else config.mask_size,
+        point_sampling=sampling if sampled else None,
     )
 
 
@@ -156,7 +161,7 @@ def build_reader(config: configs.DataConfig, split: str) -> Any:
     return readers[config.source](config, getattr(config, split))
 
 
-def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0) -> tf.data.Dataset:
+def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, reader: Any = None) -> tf.data.Dataset:
     """The batches of a split, from the `data` section of a configuration.
 
     Args:
@@ -164,13 +169,14 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0) 
         split: `train` gives endless augmented batches with targets at the images' size; `val` each image once, with
             its whole truth at its original size.
         first_batch: Where to start, to go on with an interrupted run; `train` only.
+        reader: The split's reader, where there is one already: large annotation files take long to read.
 
     Returns:
         A dataset of `(ModelInputs, Targets)` with the attributes `dataset_info` and `steps_per_epoch`.
     """
     from kmaskformer.data import pipeline
 
-    reader = build_reader(config, split)
+    reader = build_reader(config, split) if reader is None else reader
     if split == "val":
         return pipeline.evaluation_dataset(
             reader,
@@ -311,15 +317,19 @@ def _coco_panoptic_reader(config: configs.DataConfig, split: configs.SplitConfig
 
 def _read_info(config: configs.DataConfig) -> DatasetInfo:
     from kmaskformer.data.info import read_info
+    from kmaskformer.data.label_spaces import IGNORE_VALUES, label_space
 
     if not config.classes and not config.class_names:
         raise ValueError(
             f"data.source {config.source} needs the classes: set data.classes to a JSON or CSV file under data.root, "
-            "or data.class_names to a list of names"
+            f"or to one of {', '.join(IGNORE_VALUES)}; or data.class_names to a list of names"
         )
-    source = Path(config.root) / config.classes if config.classes else list(config.class_names)
+    source: Any = Path(config.root) / config.classes if config.classes else list(config.class_names)
+    if config.classes in IGNORE_VALUES:
+        source = label_space(config.classes)
     ignore_value = None if config.ignore_value < 0 else config.ignore_value
-    info = read_info(source, name=Path(config.root).name, things=config.thing_names, ignore_value=ignore_value)
+    name = "" if isinstance(source, DatasetInfo) else Path(config.root).name
+    info = read_info(source, name=name, things=config.thing_names, ignore_value=ignore_value)
     if ignore_value in info.dataset_ids:
         raise ValueError(
             f"data.ignore_value {ignore_value} is also the id of the class "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from pathlib import Path
@@ -106,6 +107,9 @@ class ModelConfig:
 class LossConfig:
     """Weights of the loss terms and of the matching cost, both over all decoder layers.
 
+    `mask_size`: the mask losses are taken at the size of the `targets`, as in the paper, of the mask `logits`, a
+    quarter of it, or at `num_points` sampled `points` per mask, to which the two fields after it belong.
+
     `per_pixel` is the cross-entropy of every pixel: of the other fields, `cross_entropy_weight`, `deep_supervision` and
     `ce_normalization` act on it. `matcher: fixed` matches query i with class i, at no cost.
     """
@@ -121,6 +125,10 @@ class LossConfig:
     cost_dice: float = 1.0
     deep_supervision: bool = True
     ce_normalization: Literal["global", "per_replica"] = "global"
+    mask_size: Literal["targets", "logits", "points"] = "targets"
+    num_points: int = 12544
+    oversample_ratio: float = 3.0
+    importance_ratio: float = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +200,8 @@ class AugmentationConfig:
 class DataConfig:
     """A dataset and the pipeline over it.
 
-    `classes`: file (JSON or CSV) under `root`. `class_names` and `thing_names`: given here instead.
+    `classes`: file (JSON or CSV) under `root`, or a published label space such as `ade20k_150`. `class_names` and
+    `thing_names`: given here instead.
     `background`: class of the pixels outside all instances (instance folders). `class_divisor`: an instance id is
     class * divisor + number, where it is not 0. `test_shortest_edge: 0` evaluates images at their own size.
     """
@@ -259,6 +268,9 @@ class Config:
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+
+_EXPONENT = re.compile(r"[-+]?\d+e[-+]?\d+", re.IGNORECASE)
 
 
 class ConfigError(ValueError):
@@ -393,10 +405,9 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    remedy = ""
-    if hint is float and isinstance(value, str):
-        remedy = ". YAML reads a number such as 1e-4 as text; write 1.0e-4"
-    raise ConfigError(f"{where}: {name}: must be {_describe(hint)}. Received: {value!r}{remedy}")
+    if hint is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)  # YAML reads 1e-4 as text, as its numbers need a dot
+    raise ConfigError(f"{where}: {name}: must be {_describe(hint)}. Received: {value!r}")
 
 
 def _convert_choice(choices: tuple[Any, ...], value: Any, where: str, name: str) -> Any:

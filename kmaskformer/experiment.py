@@ -62,10 +62,9 @@ def train(config: Config, output: str | Path, resume: bool = False, strategy: st
     output = Path(output)
     _check_unclaimed(output, config, resume)
     set_seed(config.training.seed, config.training.deterministic)
-    info = build.build_reader(config.data, "train").info
-    build.build_reader(config.data, "val")
+    readers = {split: build.build_reader(config.data, split) for split in ("train", "val")}
     with distribution_strategy(strategy).scope():
-        model = build.build_model(config.model, info)
+        model = build.build_model(config.model, readers["train"].info)
         model.compile(
             optimizer=build.build_optimizer(config.optimizer),
             criterion=build.build_criterion(config.loss),
@@ -78,7 +77,7 @@ def train(config: Config, output: str | Path, resume: bool = False, strategy: st
     step = restore_checkpoint(model, checkpoint).step if checkpoint else 0
     run_log = RunLog(output, start_step=step)
     if step < config.training.steps:
-        _fit(model, config, output, run_log, step)
+        _fit(model, config, readers, output, run_log, step)
     save_model(model, output / MODEL_FILE)
     scores = _newest_scores(run_log)
     (output / "metrics.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
@@ -189,11 +188,11 @@ def picture_task(config: Config) -> str:
     return config.evaluation.metrics[0] if config.evaluation.metrics else "semantic"
 
 
-def _fit(model: keras.Model, config: Config, output: Path, run_log: RunLog, step: int) -> None:
+def _fit(model: keras.Model, config: Config, readers: dict[str, Any], output: Path, run_log: RunLog, step: int) -> None:
     training = config.training
     # An "epoch" of fit is the stretch between two evaluations, whatever the size of the dataset.
     stretch = min(training.evaluate_every or training.steps, training.steps)
-    dataset = build.build_dataset(config.data, "train", first_batch=step)
+    dataset = build.build_dataset(config.data, "train", first_batch=step, reader=readers["train"])
     model.fit(
         dataset,
         # A resumed run may start within a stretch; StopAtStep ends the last one in time.
@@ -201,17 +200,16 @@ def _fit(model: keras.Model, config: Config, output: Path, run_log: RunLog, step
         initial_epoch=step // stretch,
         steps_per_epoch=stretch,
         shuffle=False,  # the pipeline shuffles; Keras would only warn that it cannot
-        callbacks=_callbacks(model, config, output, run_log, stretch),
+        callbacks=_callbacks(model, config, readers["val"], output, run_log, stretch),
     )
 
 
-def _callbacks(model: Any, config: Config, output: Path, run_log: RunLog, stretch: int) -> list[Any]:
+def _callbacks(model: Any, config: Config, reader: Any, output: Path, run_log: RunLog, stretch: int) -> list[Any]:
     training = config.training
     best_metric = config.evaluation.best_metric or None
-    validation = build.build_dataset(config.data, "val")
+    validation = build.build_dataset(config.data, "val", reader=reader)
     evaluation = Evaluation(model, build.build_evaluators(config.evaluation))
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
-    reader = build.build_reader(config.data, "val")
 
     def draw() -> np.ndarray:
         return np.asarray(draw_predictions(segmenter, reader).convert("RGB"))

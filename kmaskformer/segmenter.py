@@ -54,8 +54,9 @@ class SegmentationResult:
             name: Stem of the file names.
 
         Returns:
-            Paths of `overlay` (`<name>_overlay.png`), `segmentation` (`<name>_segmentation.png`: the numbers of
-            `segmentation` in 8 bits, or 16 where they need them, void as 255 or 65535) and `table` (`<name>.json`).
+            Paths of `overlay` (`<name>_overlay.png`, enlarged where the picture is small), `segmentation`
+            (`<name>_segmentation.png`: the numbers of `segmentation` in 8 bits, or 16 where they need them, void as
+            255 or 65535) and `table` (`<name>.json`).
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +65,7 @@ class SegmentationResult:
             "segmentation": folder / f"{name}_segmentation.png",
             "table": folder / f"{name}.json",
         }
-        self.overlay().save(paths["overlay"])
+        self.overlay(size=visualize.readable_size(*self.segmentation.shape)).save(paths["overlay"])
         wide = self.segmentation.max(initial=0) > 254
         stored = np.where(self.segmentation == VOID, 65535 if wide else 255, self.segmentation)
         Image.fromarray(stored.astype(np.uint16 if wide else np.uint8)).save(paths["segmentation"])

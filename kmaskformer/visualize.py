@@ -78,6 +78,15 @@ def overlay(
     return add_legend(picture, segments, info) if legend else picture
 
 
+def readable_size(height: int, width: int, least_side: int = 320) -> tuple[int, int]:
+    """Size to draw an image at: a whole multiple, whose shorter side has `least_side` pixels or more.
+
+    On a small image the names of its segments would cover them.
+    """
+    factor = -(-least_side // min(height, width))
+    return height * factor, width * factor
+
+
 def segment_colors(segments: Sequence[Segment], info: DatasetInfo) -> list[Color]:
     """A colour for each segment: its class' colour, shaded for the second and later instances of a thing class."""
     seen: dict[int, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from kmaskformer import build, experiment
@@ -11,19 +12,30 @@ from kmaskformer.evaluation.files import write_metrics
 
 
 def main() -> None:
-    """Parse the arguments, evaluate, print and write the scores."""
+    """Parse the arguments, evaluate, print and write the scores; the exit status is 1 if images were left out."""
     parser = argparse.ArgumentParser(description="Evaluate a model on the validation split of a configuration.")
     parser.add_argument("--config", required=True, help="YAML file of the experiment")
     parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
     parser.add_argument("--weights", required=True, help=".keras or .weights.h5 file, or a run's folder")
     parser.add_argument("--output", help="folder for metrics.json and pictures")
     arguments = parser.parse_args()
+    try:
+        sys.exit(_evaluate(arguments))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.set)
     model, scores = experiment.evaluate(config, arguments.weights)
     for name, value in scores.items():
         print(f"{name:40} {value:.4f}")
     if arguments.output:
         _write(Path(arguments.output), config, model, scores)
+    failed = int(scores["evaluation/failed_images"])
+    if failed:
+        print(f"error: {failed} images or batches were left out of the scores; see the warnings above", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _write(output: Path, config: object, model: object, scores: dict[str, float]) -> None:

@@ -30,7 +30,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     options = parser.parse_args(arguments)
     if options.task == "semantic" and not options.truth.endswith(".json") and options.classes is None:
         parser.error("label PNGs do not tell how many classes there are; add --classes N")
+    _warn_of_unused(options)
     return options
+
+
+def _warn_of_unused(options: argparse.Namespace) -> None:
+    """Says which options the task does not read: their user may believe that the scores depend on them."""
+    used = {"instance": (), "panoptic": ("truth_folder", "predictions_folder")}.get(options.task)
+    if used is None:
+        from_panoptic = options.truth.endswith(".json")
+        used = ("truth_folder", "predictions_folder") if from_panoptic else ("classes", "ignore")
+        used = (*used, "void_to_class")
+    for name in ("truth_folder", "predictions_folder", "classes", "ignore", "void_to_class"):
+        if getattr(options, name) is not None and name not in used:
+            print(f"warning: --{name.replace('_', '-')} has no effect on {options.task} scores here", file=sys.stderr)
 
 
 def score(options: argparse.Namespace) -> dict[str, float]:

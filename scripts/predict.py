@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from kmaskformer import experiment
+from kmaskformer.evaluation.prediction_files import PredictionFiles
 
 
 def main() -> None:
@@ -21,32 +22,51 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="folder for the results; created")
     parser.add_argument("--task", default="semantic", choices=("semantic", "instance", "panoptic"))
     parser.add_argument("--inference", default="default", choices=("default", "general"))
+    parser.add_argument(
+        "--format",
+        default="pictures",
+        choices=("pictures", "dataset", "all"),
+        help="pictures: overlay, map and table of each image; dataset: the files of the official tools and of "
+        "evaluate_files.py (COCO JSON, label PNGs)",
+    )
     arguments = parser.parse_args()
+    try:
+        sys.exit(_predict(arguments))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _predict(arguments: argparse.Namespace) -> int:
     images = _list_images(Path(arguments.input))
-    if Path(arguments.output).resolve() == Path(arguments.input).resolve():
-        sys.exit("--output must be another folder than --input, or results would be taken for images")
+    output = Path(arguments.output)
+    if output.resolve() == Path(arguments.input).resolve():
+        raise ValueError("--output must be another folder than --input, or results would be taken for images")
     model = experiment.load_model(arguments.weights)
     config = experiment.run_config(arguments.weights)
     segmenter = experiment.build_segmenter(model, config, arguments.task, arguments.inference)
+    files = PredictionFiles(output, arguments.task, segmenter.info) if arguments.format != "pictures" else None
+    failed = 0
+    for path, name in tqdm(_named(images), unit="image"):
+        try:
+            result = segmenter(path)
+        except ValueError as error:  # one that cannot be read does not stop the others
+            print(error, file=sys.stderr)
+            failed += 1
+            continue
+        if files is not None:
+            files.add(name, result)
+        if arguments.format != "dataset":
+            result.save(output, name)
+    print(f"{len(images) - failed} of {len(images)} images segmented; results in {output}")
+    if files is not None:
+        print(f"For evaluate_files.py: {files.save()}")
+    return 1 if failed else 0
+
+
+def _named(images: list[Path]) -> list[tuple[Path, str]]:
+    """Each image with the name of its results: its stem, or its whole name where two have the same stem."""
     stems = collections.Counter(path.stem for path in images)
-    failed = []
-    for path in tqdm(images, unit="image"):
-        name = path.stem if stems[path.stem] == 1 else path.name
-        if not _segment(segmenter, path, Path(arguments.output), name):
-            failed.append(path)
-    print(f"{len(images) - len(failed)} of {len(images)} images segmented; results in {arguments.output}")
-    sys.exit(1 if failed else 0)
-
-
-def _segment(segmenter: object, path: Path, output: Path, name: str) -> bool:
-    """Segment one image; one that cannot be read is reported and does not stop the others."""
-    try:
-        result = segmenter(path)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return False
-    result.save(output, name)
-    return True
+    return [(path, path.stem if stems[path.stem] == 1 else path.name) for path in images]
 
 
 def _list_images(path: Path) -> list[Path]:
@@ -55,7 +75,7 @@ def _list_images(path: Path) -> list[Path]:
     suffixes = Image.registered_extensions()
     images = sorted(file for file in path.glob("*") if file.suffix.lower() in suffixes) if path.is_dir() else []
     if not images:
-        sys.exit(f"{path}: no image file, and no folder that holds any")
+        raise FileNotFoundError(f"{path}: no image file, and no folder that holds any")
     return images
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from kmaskformer import experiment
 from kmaskformer.config import load_config
+from kmaskformer.training.callbacks import NonFiniteLossError
 
 
 def main() -> None:
@@ -17,8 +19,11 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --output")
     parser.add_argument("--strategy", default="none", help="none, mirrored, multi_worker or tpu")
     arguments = parser.parse_args()
-    config = load_config(arguments.config, arguments.set)
-    scores = experiment.train(config, arguments.output, resume=arguments.resume, strategy=arguments.strategy)
+    try:
+        config = load_config(arguments.config, arguments.set)
+        scores = experiment.train(config, arguments.output, resume=arguments.resume, strategy=arguments.strategy)
+    except (ValueError, OSError, NonFiniteLossError) as error:
+        sys.exit(f"error: {error}")
     print(f"Scores: {', '.join(f'{name} {value:.4f}' for name, value in scores.items() if value is not None)}")
     print(f"Model: {arguments.output}/{experiment.MODEL_FILE}")
     print(f"Pictures: {arguments.output}/pictures")

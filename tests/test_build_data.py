@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from kmaskformer.build import build_reader
-from kmaskformer.config import ConfigError, config_from_dict
+from kmaskformer.config import ConfigError, config_from_dict, load_config
 
 
 def semantic_config(folder, **data):
@@ -66,3 +66,18 @@ def test_an_unknown_split_is_refused(tmp_path):
 def test_values_out_of_range_are_refused(section, field, value, message):
     with pytest.raises(ConfigError, match=message):
         config_from_dict({section: {field: value}})
+
+
+def test_the_published_recipe_reads_ade20k_as_it_was_downloaded(repository, shared_folder, tmp_path):
+    """Three official validation images in the layout of the download; pixel counts as their PNGs have them."""
+    sample_folder = shared_folder / "conformance" / "ade20k_sample3"
+    for ours, theirs in (("images", "images"), ("annotations", "annotations")):
+        (tmp_path / ours).mkdir()
+        (tmp_path / ours / "validation").symlink_to(sample_folder / theirs)
+    config = load_config(repository / "configs/ade20k/semantic/maskformer_resnet50.yaml", [f"data.root={tmp_path}"])
+    reader = build_reader(config.data, "val")
+    assert len(reader) == 3 and reader.info.class_names[:3] == ("wall", "building", "sky")
+    for index, sample in enumerate(reader):
+        stored = np.asarray(Image.open(sample_folder / "annotations" / f"ADE_val_0000000{index + 1}.png"))
+        classes = np.append(sample["labels"], -1)[sample["segment_map"]]
+        np.testing.assert_array_equal(classes, stored.astype(int) - 1)

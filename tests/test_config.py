@@ -78,10 +78,7 @@ ERRORS = {
     ),
     "modle: {}": "modle: unknown field. Did you mean model?",
     "loss: {zzz: 1}": "loss.zzz: unknown field. Known fields: name, cross_entropy_weight",
-    "optimizer: {learning_rate: 1e-4}": (
-        "optimizer.learning_rate: must be a number. Received: '1e-4'. "
-        "YAML reads a number such as 1e-4 as text; write 1.0e-4"
-    ),
+    "optimizer: {learning_rate: small}": "optimizer.learning_rate: must be a number. Received: 'small'",
     "model: {num_classes: 3.5}": "model.num_classes: must be an integer. Received: 3.5",
     "model: {num_classes: true}": "model.num_classes: must be an integer. Received: True",
     "model: {num_classes: null}": "model.num_classes: must be an integer. Received: None",
@@ -195,12 +192,18 @@ def test_overrides_win_and_the_last_one_most(write):
         ("model.num_clases=3", "with model.num_clases=3: model.num_clases: unknown field. Did you mean num_classes?"),
         ("model.num_classes.x=3", "model.num_classes: must be an integer. Received: {'x': 3}"),
         ("base=other.yaml", "base: unknown field"),
-        ("optimizer.learning_rate=1e-4", "write 1.0e-4"),
+        ("optimizer.learning_rate=1e", "optimizer.learning_rate: must be a number. Received: '1e'"),
         ("model.num_classes=0", "with model.num_classes=0: model.num_classes: must be positive"),
     ],
 )
 def test_wrong_overrides(write, override, message):
     assert message in error_of(write("model: {num_classes: 7}"), [override])
+
+
+def test_numbers_may_have_an_exponent_without_a_dot(write):
+    """YAML 1.1 reads 1e-4 as text."""
+    config = load_config(write("optimizer: {learning_rate: 1e-4}"), ["optimizer.weight_decay=5E-2"])
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 0.05)
 
 
 def test_values_that_follow_from_other_sections(write):

@@ -161,3 +161,10 @@ def test_contact_sheet_enlarges_small_images():
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call(scene())
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((96, 128), (384, 512)), ((320, 500), (320, 500)), ((400, 319), (800, 638))]
+)
+def test_small_images_are_drawn_enlarged(size, expected):
+    assert visualize.readable_size(*size) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -75,8 +76,16 @@ class Evaluation:
                 self._add_batch(inputs, targets, tally)
                 bar.update()
         tally.check()
+        scores = self.evaluator.result()
+        if all(math.isnan(value) for value in scores.values()):
+            warnings.warn(
+                f"none of the {tally.images} images has a labelled pixel, so that every score is undefined; "
+                "check the labels and `data.ignore_value`",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         counts = {"evaluation/images": float(tally.images), "evaluation/failed_images": float(tally.failures)}
-        return {**self.evaluator.result(), **counts}
+        return {**scores, **counts}
 
     def _bind(self, dataset: Iterable) -> None:
         info = _dataset_info(self.model, dataset)

@@ -1,4 +1,4 @@
-"""Checkpoints from which an interrupted run continues: weights, optimizer state, dropout seeds, step and epoch.
+"""Checkpoints from which an interrupted run continues: weights, optimizer state, random states, step and epoch.
 
 A checkpoint is a folder `step_<number>` with `model.weights.h5`, `state.npz` and `checkpoint.json`. It is written
 under another name and renamed when all of it is on disk, so that a process killed at any moment leaves whole ones.
@@ -132,7 +132,7 @@ def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
 
 
 def restore_checkpoint(model: keras.Model, path: str | os.PathLike) -> RunState:
-    """Sets weights, optimizer and dropout seeds of `model` to those of a checkpoint.
+    """Sets weights, optimizer and random states of `model` to those of a checkpoint.
 
     Args:
         model: Built and compiled model, of the config that the checkpoint was made with.
@@ -176,10 +176,12 @@ def _write(model: keras.Model, folder: Path, state: RunState) -> None:
 
 
 def _state_variables(model: keras.Model) -> dict[str, list[Any]]:
-    """What the weights file leaves out: the optimizer's variables and the states of the dropout seeds."""
+    """What the weights file leaves out: the optimizer's variables and the states of what draws random numbers."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     seeds = [variable for variable in model.variables if variable.name == "seed_generator_state"]
+    points = getattr(getattr(model, "criterion", None), "seed_generator", None)
+    seeds += [] if points is None else [points.state]
     return {"optimizer": list(model.optimizer.variables), "seed": seeds}
 
 

@@ -82,6 +82,13 @@ def evaluators():
     return [SemanticEvaluator(), PanopticEvaluator()]
 
 
+def test_labels_without_a_labelled_pixel_are_noticed():
+    nothing = [element([[-1, -1]])]
+    with pytest.warns(RuntimeWarning, match="none of the 1 images has a labelled pixel"):
+        scores = evaluate(ReadingModel(), dataset_of(nothing), SemanticEvaluator(), progress=False)
+    assert math.isnan(scores["semantic/mIoU"])
+
+
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_perfect_model(batch_size, capsys):
     scores = evaluate(ReadingModel(), dataset_of(batch_size=batch_size), evaluators(), progress=False)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from kmaskformer import build
 from kmaskformer.config import load_config, save_config
+from kmaskformer.evaluation.files import read_instances, read_panoptic_file
 
 TINY = [
     "model.transformer_decoder={num_queries: 6, hidden_dim: 32, num_heads: 2, feedforward_dim: 32, decoder_layers: 1}",
@@ -68,6 +69,24 @@ def test_predict_writes_overlay_map_and_table_for_each_image(run_script, run_fol
     assert Image.open(tmp_path / "b_segmentation.png").size == (30, 50)
 
 
+@pytest.mark.parametrize(
+    ("task", "written"), [("semantic", "labels"), ("instance", "instances.json"), ("panoptic", "panoptic.json")]
+)
+def test_predict_writes_the_files_of_the_official_tools(run_script, run_folder, pictures, tmp_path, task, written):
+    arguments = ["--input", pictures, "--output", tmp_path, "--task", task, "--format", "dataset"]
+    with pytest.raises(SystemExit) as exit_:
+        run_script("predict", "--weights", run_folder, *arguments)
+    assert exit_.value.code == 0
+    assert not list(tmp_path.glob("*_overlay.png"))
+    if task == "semantic":
+        assert Image.open(tmp_path / written / "b.png").size == (30, 50)
+    elif task == "panoptic":
+        file = read_panoptic_file(tmp_path / written)
+        assert sorted(file.annotations) == ["a", "b"] and len(file.categories) == 10
+    else:
+        assert isinstance(read_instances(tmp_path / written), list)
+
+
 def test_predict_goes_on_after_a_broken_image_and_says_so(run_script, run_folder, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -99,7 +118,9 @@ def test_predict_without_images_explains(run_script, run_folder, tmp_path):
 
 def test_evaluate_prints_and_writes_scores_and_pictures(run_script, run_folder, repository, tmp_path, capsys):
     arguments = ["--config", run_folder / "config.yaml", "--weights", run_folder, "--output", tmp_path]
-    run_script("evaluate", *arguments)
+    with pytest.raises(SystemExit) as exit_:
+        run_script("evaluate", *arguments)
+    assert exit_.value.code == 0
     printed = capsys.readouterr().out
     assert "panoptic/PQ " in printed and "semantic/IoU/sky" in printed
     scores = json.loads((tmp_path / "metrics.json").read_text())
@@ -116,5 +137,5 @@ def test_draw_samples_writes_the_split(run_script, run_folder, tmp_path):
 
 def test_an_unknown_override_is_refused_with_a_suggestion(run_script, repository, tmp_path):
     arguments = ["--config", repository / CONFIG, "--output", tmp_path, "--set", "data.batchsize=2"]
-    with pytest.raises(ValueError, match="Did you mean batch_size"):
+    with pytest.raises(SystemExit, match=r"^error: .*Did you mean batch_size"):
         run_script("train", *arguments)

@@ -53,6 +53,13 @@ def test_panoptic(script, tmp_path, panoptic, capsys):
     assert "panoptic/PQ           0.5000" in capsys.readouterr().out
 
 
+def test_an_option_without_effect_is_said(script, tmp_path, panoptic, capsys):
+    assert run(script, tmp_path, "panoptic", *panoptic, "--classes", "2")["panoptic/PQ"] == 0.5
+    assert "--classes has no effect on panoptic scores" in capsys.readouterr().err
+    run(script, tmp_path, "panoptic", *panoptic)
+    assert "no effect" not in capsys.readouterr().err
+
+
 def test_semantic_from_panoptic_files(script, tmp_path, panoptic):
     scores = run(script, tmp_path, "semantic", *panoptic)
     assert scores["semantic/IoU/sky"] == scores["semantic/mIoU"] == pytest.approx(1 / 3)

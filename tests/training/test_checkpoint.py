@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import keras
 import numpy as np
@@ -169,6 +170,21 @@ def test_a_model_that_is_not_compiled_is_an_error(two_checkpoints):
 def test_keep_must_be_positive(tmp_path):
     with pytest.raises(ValueError, match=r"`keep` must be at least 1\. Received: keep=0"):
         RunCheckpoint(tmp_path, every_steps=1, keep=0)
+
+
+def test_the_random_points_of_a_criterion_go_on_where_they_were(tmp_path):
+    def with_points():
+        model = toy_model()
+        model.criterion = types.SimpleNamespace(seed_generator=keras.random.SeedGenerator(5))
+        return model
+
+    model, restored = with_points(), with_points()
+    first = keras.random.uniform((3,), seed=model.criterion.seed_generator)
+    restore_checkpoint(restored, save_checkpoint(model, tmp_path))
+    second = keras.random.uniform((3,), seed=restored.criterion.seed_generator)
+    expected = keras.random.uniform((3,), seed=model.criterion.seed_generator)
+    np.testing.assert_array_equal(second, expected)
+    assert not np.allclose(first, second)
 
 
 ENDLESS_SCRIPT = """
