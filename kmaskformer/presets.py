@@ -14,6 +14,7 @@ from kmaskformer.checkpoints.huggingface import load_huggingface_folder, read_pr
 from kmaskformer.checkpoints.loading import named_weights
 from kmaskformer.checkpoints.releases import Release, find_release, release_of_file, release_of_repository, releases
 from kmaskformer.config import config_from_dict
+from kmaskformer.data.label_spaces import label_space
 from kmaskformer.downloads import cache_folder, check_published, fetch
 from kmaskformer.hub import fetch_repository
 from kmaskformer.model_card import license_words
@@ -205,8 +206,7 @@ def _from_release(release: Release, file: Path) -> SegmentationModel:
 
 def build_release(release: Release) -> SegmentationModel:
     """The model of a release, with random weights."""
-    numbered = DatasetInfo.numbered(release.num_classes)
-    info = dataclasses.replace(numbered, name=release.dataset, thing_ids=release.thing_ids)
+    info = dataclasses.replace(label_space(release.label_space), name=release.dataset, thing_ids=release.thing_ids)
     return build_model(config_from_dict(release.config_values(), release.name).model, info)
 
 

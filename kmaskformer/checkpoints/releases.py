@@ -67,6 +67,12 @@ class Release:
         return f"configs/{self.dataset}/{self.task}/{self.model}_{self.backbone}.yaml"
 
     @property
+    def label_space(self) -> str:
+        """Name of the table of its classes, for `data.label_spaces.label_space`."""
+        names = {"coco": "coco_panoptic", "mapillary": "mapillary_vistas"}
+        return f"{names.get(self.dataset, self.dataset)}_{self.num_classes}"
+
+    @property
     def file_name(self) -> str:
         """Name of the file, which ends in the first digits of its MD5."""
         return self.url.rpartition("/")[2]

@@ -10,6 +10,7 @@ import pytest
 
 from kmaskformer.checkpoints.releases import find_release, release_of_file, release_of_repository, releases
 from kmaskformer.config import config_from_dict, load_config
+from kmaskformer.data.label_spaces import label_space
 from kmaskformer.presets import build_release
 
 RELEASES = {release.name: release for release in releases()}
@@ -171,3 +172,10 @@ def test_unknown_name(name, suggestion):
         find_release(name)
     with pytest.raises(ValueError, match=r"no such folder\. Known presets: .*Otherwise give a folder"):
         find_release("zzz")
+
+
+def test_every_release_names_its_classes():
+    for release in releases():
+        info = label_space(release.label_space)
+        assert info.num_classes == release.num_classes
+        assert set(release.thing_ids) <= set(info.thing_ids)
