@@ -112,8 +112,6 @@ def build_criterion(config: configs.LossConfig) -> SetCriterion | PerPixelCriter
         )
     costs = {"cost_class": config.cost_class, "cost_mask": config.cost_mask, "cost_dice": config.cost_dice}
     fixed = config.matcher == "fixed"
-    sampled = config.mask_size == "points"
-    sampling = PointSampling(config.num_points, config.oversample_ratio, config.importance_ratio)
     return SetCriterion(
         weights={
             "loss_ce": config.cross_entropy_weight,
@@ -124,9 +122,15 @@ def build_criterion(config: configs.LossConfig) -> SetCriterion | PerPixelCriter
         no_object_weight=config.no_object_weight,
         deep_supervision=config.deep_supervision,
         ce_normalization=config.ce_normalization,
-        mask_size="targets" if sampled else config.mask_size,
-        point_sampling=sampling if sampled else None,
+        mask_stride=config.mask_stride,
+        point_sampling=_build_point_sampling(config),
     )
+
+
+def _build_point_sampling(config: configs.LossConfig) -> PointSampling | None:
+    if not config.num_points:
+        return None
+    return PointSampling(config.num_points, config.oversample_ratio, config.importance_ratio)
 
 
 def build_optimizer(config: configs.OptimizerConfig) -> keras.optimizers.Optimizer:

@@ -107,8 +107,8 @@ class ModelConfig:
 class LossConfig:
     """Weights of the loss terms and of the matching cost, both over all decoder layers.
 
-    `mask_size`: the mask losses are taken at the size of the `targets`, as in the paper, of the mask `logits`, a
-    quarter of it, or at `num_points` sampled `points` per mask, to which the two fields after it belong.
+    `mask_stride`: the mask losses are taken at the targets' size divided by it, 1 as in the paper. `num_points`: or at
+    so many sampled points per mask, to which the two fields after it belong; 0 for none.
 
     `per_pixel` is the cross-entropy of every pixel: of the other fields, `cross_entropy_weight`, `deep_supervision` and
     `ce_normalization` act on it. `matcher: fixed` matches query i with class i, at no cost.
@@ -125,8 +125,8 @@ class LossConfig:
     cost_dice: float = 1.0
     deep_supervision: bool = True
     ce_normalization: Literal["global", "per_replica"] = "global"
-    mask_size: Literal["targets", "logits", "points"] = "targets"
-    num_points: int = 12544
+    mask_stride: int = 1
+    num_points: int = 0
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
 
@@ -444,6 +444,7 @@ def _validate(config: Config, where: str) -> None:
         "data.batch_size": config.data.batch_size,
         "data.test_batch_size": config.data.test_batch_size,
         "data.workers": config.data.workers,
+        "loss.mask_stride": config.loss.mask_stride,
         "training.steps": config.training.steps,
         "training.log_every": config.training.log_every,
         "data.augmentation.crop": min(config.data.augmentation.crop, default=1),

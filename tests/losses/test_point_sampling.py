@@ -105,29 +105,32 @@ def test_criterion_with_points_has_the_same_terms_and_round_trips(logits):
     assert SetCriterion(3).seed_generator is None
 
 
-def test_losses_at_the_size_of_the_logits(logits):
-    """Masks shrink to the logits by nearest sampling; here a block of 4 x 4 pixels lies in one segment."""
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_losses_at_a_part_of_the_targets_size(logits, stride):
+    """Masks shrink by nearest sampling; here a block of 4 x 4 pixels lies in one segment."""
     outputs = {"class_logits": np.zeros((1, 2, 4), "float32"), "mask_logits": logits}
     targets = {"segment_map": SEGMENT_MAP, "labels": np.array([[1, 2]]), "valid": np.ones((1, 2), bool)}
-    small = SEGMENT_MAP[0, ::4, ::4]
+    small = SEGMENT_MAP[0, ::stride, ::stride]
     masks = np.stack([small == 0, small == 1])[None].astype("float32")
-    criterion = SetCriterion(3, mask_size="logits")
+    criterion = SetCriterion(3, mask_stride=stride)
     order = np.asarray(criterion.matcher(outputs, targets))[0]
     terms = criterion(outputs, targets)
-    focal, dice = (loss(logits[:, order], masks) for loss in (sigmoid_focal_loss, dice_loss))
+    resized = resize_bilinear(logits[:, order], small.shape)
+    focal, dice = (loss(resized, masks) for loss in (sigmoid_focal_loss, dice_loss))
     assert float(terms["loss_mask"]) == pytest.approx(20 * np.mean(focal), rel=1e-5)
     assert float(terms["loss_dice"]) == pytest.approx(np.mean(dice), rel=1e-5)
-    assert SetCriterion.from_config(criterion.get_config()).mask_size == "logits"
-    with pytest.raises(ValueError, match="`mask_size` must be one of"):
-        SetCriterion(3, mask_size="half")
+    assert SetCriterion.from_config(criterion.get_config()).mask_stride == stride
 
 
-@pytest.mark.parametrize(("mask_size", "sampled"), [("targets", False), ("logits", False), ("points", True)])
-def test_configuration_chooses_where_the_losses_are_taken(mask_size, sampled):
-    criterion = build_criterion(LossConfig(mask_size=mask_size, num_points=77))
-    assert criterion.mask_size == ("logits" if mask_size == "logits" else "targets")
-    assert (criterion.point_sampling is not None) == sampled
-    assert not sampled or criterion.point_sampling.num_points == 77
+def test_a_stride_must_be_positive():
+    with pytest.raises(ValueError, match="`mask_stride` must be a positive integer"):
+        SetCriterion(3, mask_stride=0)
+
+
+def test_configuration_chooses_where_the_losses_are_taken():
+    criterion = build_criterion(LossConfig(mask_stride=2))
+    assert criterion.mask_stride == 2 and criterion.point_sampling is None
+    assert build_criterion(LossConfig(num_points=77)).point_sampling.num_points == 77
 
 
 @pytest.mark.parametrize(
