@@ -150,7 +150,7 @@ class Segmenter:
         """Segments a picture.
 
         Args:
-            image: Path or bytes of an image file, a PIL image, or an array, `(height, width, 3)` RGB or
+            image: Path, bytes or open binary file of an image, a PIL image, or an array, `(height, width, 3)` RGB or
                 `(height, width)` grey, of numbers 0..255. A list or tuple of these gives a list of results.
 
         Returns:
@@ -194,20 +194,28 @@ def as_pixels(image: Any) -> np.ndarray:
     """Any kind of picture as an array.
 
     Args:
-        image: Path, bytes, PIL image, or an array or tensor `(height, width, 3)`, `(height, width, 1)` or
-            `(height, width)`.
+        image: Path, bytes, open binary file, PIL image, or an array or tensor `(height, width, 3)`,
+            `(height, width, 1)` or `(height, width)`.
 
     Returns:
         `(height, width, 3)` RGB 0..255, upright: uint8, or float32 if the array was of floats.
 
     Raises:
         FileNotFoundError: If there is no such file.
+        TypeError: If it is none of these.
         ValueError: If it is no picture, or its values are not 0..255.
     """
+    if hasattr(image, "read") and not isinstance(image, Image.Image):
+        image = image.read()
     if isinstance(image, (str, os.PathLike, bytes)):
         return read_image(image)
     if isinstance(image, Image.Image):
         return _from_pillow(ImageOps.exif_transpose(image))
+    if not hasattr(image, "shape"):
+        raise TypeError(
+            "`image` must be a path, bytes, an open binary file, a PIL image or an array. "
+            f"Received: {type(image).__name__}"
+        )
     pixels = image if isinstance(image, np.ndarray) else keras.ops.convert_to_numpy(image)
     if pixels.ndim == 2:
         pixels = pixels[..., None]

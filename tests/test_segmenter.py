@@ -14,6 +14,7 @@ import pytest
 from keras import ops
 from PIL import Image
 
+from kmaskformer.data import transforms
 from kmaskformer.segmenter import Segmenter, as_pixels, shortest_edge_size
 from kmaskformer.structures import DatasetInfo
 
@@ -155,6 +156,19 @@ def test_grey_arrays_and_deep_grey_pictures(model):
     np.testing.assert_array_equal(as_pixels(grey[..., None]), expected)
     np.testing.assert_array_equal(as_pixels(Image.fromarray(grey)), expected)
     np.testing.assert_array_equal(as_pixels(Image.fromarray(grey.astype(np.uint16) * 257)), expected)
+
+
+def test_open_files_are_read_and_what_is_no_picture_is_named():
+    np.testing.assert_array_equal(as_pixels(io.BytesIO(as_bytes(picture()))), picture())
+    with pytest.raises(TypeError, match=r"`image` must be a path, .*Received: NoneType"):
+        as_pixels(None)
+
+
+def test_sizes_are_those_of_the_evaluation_pipeline(rng):
+    """One rule, in NumPy here and as a graph in the transforms."""
+    for height, width, shortest, longest in rng.integers(1, 1400, (200, 4)).tolist():
+        ours = shortest_edge_size(height, width, shortest, longest)
+        assert ours == tuple(transforms.shortest_edge_size(height, width, shortest, longest).numpy())
 
 
 def test_rotated_photos_are_turned_upright(model, tmp_path):
