@@ -11,6 +11,8 @@ from kmaskformer.build import (
     build_model,
     build_optimizer,
 )
+from kmaskformer.checkpoints.backbone_names import load_backbone_weights
+from kmaskformer.checkpoints.huggingface_export import export_to_huggingface
 from kmaskformer.checkpoints.reference_names import load_reference_weights
 from kmaskformer.config import load_config
 from kmaskformer.evaluation.run import evaluate
@@ -35,8 +37,10 @@ __all__ = [
     "build_optimizer",
     "distribution_strategy",
     "evaluate",
+    "export_to_huggingface",
     "from_preset",
     "list_presets",
+    "load_backbone_weights",
     "load_config",
     "load_reference_weights",
     "save_to_preset",

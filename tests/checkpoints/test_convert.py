@@ -237,18 +237,22 @@ def test_convert_to_a_preset_and_on(script, source, tmp_path):
     assert_same_weights(model, keras.saving.load_model(tmp_path / "a.keras"))
 
 
-def test_convert_with_a_configuration(script, tmp_path):
-    from kmaskformer.build import build_model
-    from kmaskformer.config import load_config
+def test_convert_with_a_configuration(script, source, tmp_path, monkeypatch):
+    """The configuration's architecture, but neither its number of classes nor its own weights file."""
 
+    def build_model(config):
+        assert (config.backbone.name, config.weights) == ("resnet18", "")
+        model = MaskFormer(small_resnet(), FPNPixelDecoder(32, 16), decoder(), config.num_classes)
+        model.build()
+        return model
+
+    monkeypatch.setattr(script, "build_model", build_model)
     config = Path(__file__).resolve().parents[2] / "configs/shapes/panoptic/maskformer_resnet18.yaml"
-    model = build_model(load_config(config).model)
-    path = write_pickle(tmp_path / "model_final.pkl", reference_state(model))
     options = ["--config", str(config), "--num-classes", "9"]
-    assert script.main([str(path), str(tmp_path / "a.keras"), *options]) == 0
+    assert script.main([str(source[1]), str(tmp_path / "a.keras"), *options]) == 0
     again = keras.saving.load_model(tmp_path / "a.keras")
     assert again.num_classes == 9
-    assert_same_weights(model.backbone, again.backbone)
+    assert_same_weights(source[0].backbone, again.backbone)
 
 
 def test_convert_refuses(script, source, tmp_path, capsys):
