@@ -37,6 +37,7 @@ __all__ = [
     "build_optimizer",
     "distribution_strategy",
     "evaluate",
+    "export_saved_model",
     "export_to_huggingface",
     "from_preset",
     "list_presets",
@@ -48,11 +49,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The one public name that needs TensorFlow at import; JAX users may not have it.
+    # The public names that need TensorFlow at import; JAX users may not have it.
     if name == "distribution_strategy":
         from kmaskformer.training.distribution import distribution_strategy
 
         return distribution_strategy
+    if name == "export_saved_model":
+        from kmaskformer.export.saved_model import export_saved_model
+
+        return export_saved_model
     raise AttributeError(f"module 'kmaskformer' has no attribute {name!r}. Public names: {', '.join(__all__)}")
 
 

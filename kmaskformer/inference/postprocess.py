@@ -86,6 +86,15 @@ class Postprocess:
         return self._results(class_logits, mask_logits)
 
     @property
+    def thresholds(self) -> dict[str, float | None]:
+        """The thresholds as they act, with the defaults filled in; None for a filter that is off."""
+        return {
+            "object_mask_threshold": self._score_limit,
+            "overlap_threshold": self._overlap_limit,
+            "score_threshold": self.score_threshold,
+        }
+
+    @property
     def _score_limit(self) -> float | None:
         general = self.inference == "general"
         return 0.8 if self.object_mask_threshold is None and not general else self.object_mask_threshold
