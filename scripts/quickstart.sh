@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained model: install into .venv, train on generated scenes, evaluate and predict.
+# From nothing to a trained model: install into .venv, train on generated scenes, evaluate, predict and export.
 # `--smoke` does the same with a handful of steps, so that the tests can keep this script honest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,6 +23,8 @@ fi
     > "$output/evaluation.txt"
 "$python" scripts/draw_samples.py --config "$config" "${overrides[@]}" --split val --count 4 --output "$output/samples"
 "$python" scripts/predict.py --weights "$output" --input "$output/samples" --output "$output/predictions" --task panoptic
+"$python" scripts/export.py --weights "$output" --output "$output/saved_model" --task panoptic
 grep -E "^(panoptic/PQ|semantic/mIoU) " "$output/evaluation.txt"
 echo "Contact sheet (image, truth, prediction): $output/evaluation/predictions.png"
+echo "SavedModel (images or files in, panoptic map and segment table out): $output/saved_model"
 echo "Weights for scripts/predict.py: $output/model.keras"
