@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from keras import ops
 
+from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.evaluation.mean_iou import MeanIoU
 from kmaskformer.evaluation.panoptic_quality import PanopticQuality, SegmentTable
 from kmaskformer.inference.general import general_panoptic, general_semantic
@@ -86,9 +87,13 @@ class Truth(NamedTuple):
 
     def semantic_map(self) -> np.ndarray:
         """`(height, width)` class ids, -1 where a pixel is in no segment; crowd segments have their class."""
+        return self.classes_of(self.segment_map)
+
+    def classes_of(self, rows: np.ndarray) -> np.ndarray:
+        """Class id of each row of the table, -1 for the row -1 and for rows that are not valid."""
         labels = np.where(self.valid, self.labels, VOID)
-        # -1 in the map reads the last entry.
-        return np.append(labels, VOID)[self.segment_map]
+        # -1 reads the last entry.
+        return np.append(labels, VOID)[rows]
 
     def panoptic(self) -> tuple[np.ndarray, SegmentTable]:
         """`(height, width)` segment ids from 1, 0 = void, and their table."""
@@ -194,7 +199,8 @@ class SemanticEvaluator(_MetricEvaluator):
 
     def update(self, predictions: Mapping[str, np.ndarray], truth: Truth) -> None:
         """Counts one image."""
-        self.metric.update(predictions["class_map"], truth.semantic_map())
+        rows, predicted, lengths = joint_runs(truth.segment_map, predictions["class_map"])
+        self.metric.update_runs(truth.classes_of(rows).astype(np.int64), predicted, lengths)
 
     def _scores(self, outputs: ImageOutputs) -> Any:
         sizes = (outputs.image_size, outputs.output_size)
