@@ -239,7 +239,9 @@ class EvaluationConfig:
     scores after it.
     """
 
-    metrics: tuple[Literal["semantic", "panoptic"], ...] = ("semantic",)
+    metrics: tuple[
+        Literal["semantic", "panoptic", "instance", "semantic_boundary", "panoptic_stuff", "cityscapes"], ...
+    ] = ("semantic",)
     inference: Literal["default", "general"] = "default"
     object_mask_threshold: float = 0.8
     overlap_threshold: float = 0.8
@@ -496,6 +498,16 @@ def _validate(config: Config, where: str) -> None:
         )
 
 
+_BEST_METRICS = {
+    "semantic": "semantic/mIoU",
+    "panoptic": "panoptic/PQ",
+    "instance": "instance/AP",
+    "semantic_boundary": "semantic_boundary/mIoU",
+    "panoptic_stuff": "panoptic_stuff/PQ",
+    "cityscapes": "cityscapes/IoU",
+}
+
+
 def _fill_in(config: Config) -> Config:
     """The values whose default depends on another section."""
     optimizer, evaluation = config.optimizer, config.evaluation
@@ -503,7 +515,7 @@ def _fill_in(config: Config) -> Config:
         schedule = dataclasses.replace(optimizer.schedule, total_steps=config.training.steps)
         optimizer = dataclasses.replace(optimizer, schedule=schedule)
     if not evaluation.best_metric and evaluation.metrics:
-        best = {"semantic": "semantic/mIoU", "panoptic": "panoptic/PQ"}[evaluation.metrics[0]]
+        best = _BEST_METRICS[evaluation.metrics[0]]
         evaluation = dataclasses.replace(evaluation, best_metric=best)
     return dataclasses.replace(config, optimizer=optimizer, evaluation=evaluation)
 

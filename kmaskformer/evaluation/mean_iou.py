@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from kmaskformer.evaluation.joint_runs import add_counts, joint_runs, joint_runs_of_batch
+from kmaskformer.evaluation.state import checked_state
 from kmaskformer.structures import VOID, DatasetInfo
 
 
@@ -109,6 +110,14 @@ class MeanIoU:
             )
         self._counts += other._counts
         return self
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that has been counted, as arrays; `load_state` goes on from there."""
+        return {"counts": self._counts.copy()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replaces what has been counted by a `state`."""
+        self._counts = checked_state(state, self.state())["counts"]
 
     @property
     def confusion(self) -> np.ndarray:
