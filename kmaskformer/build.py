@@ -18,6 +18,12 @@ from kmaskformer.backbones import adapters  # noqa: F401 (a model file may hold 
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinTransformer
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
+from kmaskformer.evaluation.instance_evaluator import InstanceEvaluator
+from kmaskformer.evaluation.semantic_evaluators import (
+    CityscapesEvaluator,
+    PanopticStuffEvaluator,
+    SemanticBoundaryEvaluator,
+)
 from kmaskformer.losses.matcher import FixedMatcher, HungarianMatcher
 from kmaskformer.losses.per_pixel_criterion import PerPixelCriterion
 from kmaskformer.losses.point_sampling import PointSampling
@@ -232,10 +238,13 @@ def build_transforms(config: configs.AugmentationConfig) -> list[Callable[..., A
 
 def build_evaluators(config: configs.EvaluationConfig) -> list[Any]:
     """The evaluators, from the `evaluation` section of a configuration; `evaluate` tells them the label space."""
+    semantic = {"inference": config.inference, "restore": "masks" if config.before_inference else "scores"}
     builders: dict[str, Callable[[], Any]] = {
-        "semantic": lambda: SemanticEvaluator(
-            inference=config.inference, restore="masks" if config.before_inference else "scores"
-        ),
+        "semantic": lambda: SemanticEvaluator(**semantic),
+        "semantic_boundary": lambda: SemanticBoundaryEvaluator(**semantic),
+        "panoptic_stuff": lambda: PanopticStuffEvaluator(**semantic),
+        "cityscapes": lambda: CityscapesEvaluator(**semantic),
+        "instance": lambda: InstanceEvaluator(inference=config.inference),
         "panoptic": lambda: PanopticEvaluator(
             object_mask_threshold=config.object_mask_threshold,
             overlap_threshold=config.overlap_threshold,

@@ -249,7 +249,9 @@ class EvaluationConfig:
     scores after it.
     """
 
-    metrics: tuple[Literal["semantic", "panoptic"], ...] = ("semantic",)
+    metrics: tuple[
+        Literal["semantic", "panoptic", "instance", "semantic_boundary", "panoptic_stuff", "cityscapes"], ...
+    ] = ("semantic",)
     inference: Literal["default", "general"] = "default"
     object_mask_threshold: float = 0.8
     overlap_threshold: float = 0.8
@@ -526,12 +528,22 @@ def _validate_kind(config: Config, where: str) -> None:
             f"{where}: model.transformer_decoder.num_queries: must equal model.num_classes ({model.num_classes}) with "
             f"{reason}. Received: {num_queries}"
         )
-    others = [metric for metric in config.evaluation.metrics if metric != "semantic"]
+    others = [metric for metric in config.evaluation.metrics if metric in ("panoptic", "instance")]
     if loss == "per_pixel" and others:
         raise ConfigError(
             f"{where}: evaluation.metrics: model.name {model.name} knows no segments and can be scored on semantic "
             f"only. Received: {', '.join(others)}"
         )
+
+
+_BEST_METRICS = {
+    "semantic": "semantic/mIoU",
+    "panoptic": "panoptic/PQ",
+    "instance": "instance/AP",
+    "semantic_boundary": "semantic_boundary/mIoU",
+    "panoptic_stuff": "panoptic_stuff/PQ",
+    "cityscapes": "cityscapes/IoU",
+}
 
 
 def _fill_in(config: Config) -> Config:
@@ -541,7 +553,7 @@ def _fill_in(config: Config) -> Config:
         schedule = dataclasses.replace(optimizer.schedule, total_steps=config.training.steps)
         optimizer = dataclasses.replace(optimizer, schedule=schedule)
     if not evaluation.best_metric and evaluation.metrics:
-        best = {"semantic": "semantic/mIoU", "panoptic": "panoptic/PQ"}[evaluation.metrics[0]]
+        best = _BEST_METRICS[evaluation.metrics[0]]
         evaluation = dataclasses.replace(evaluation, best_metric=best)
     return dataclasses.replace(config, optimizer=optimizer, evaluation=evaluation)
 

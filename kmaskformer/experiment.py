@@ -185,7 +185,8 @@ def draw_predictions(segmenter: Segmenter, reader: Any, count: int = NUM_PICTURE
 
 def picture_task(config: Config) -> str:
     """The task that a run's pictures show: the first thing it is evaluated on."""
-    return config.evaluation.metrics[0] if config.evaluation.metrics else "semantic"
+    metric = config.evaluation.metrics[0] if config.evaluation.metrics else "semantic"
+    return metric if metric in ("semantic", "panoptic", "instance") else "semantic"
 
 
 def _fit(model: keras.Model, config: Config, readers: dict[str, Any], output: Path, run_log: RunLog, step: int) -> None:

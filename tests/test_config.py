@@ -98,7 +98,7 @@ ERRORS = {
     "data: {image_size: [64]}": "data.image_size: must have 2 entries. Received: [64]",
     "data: {class_names: [a, 2]}": "data.class_names[1]: must be text. Received: 2",
     "evaluation: {metrics: [semantic, panoptc]}": (
-        "evaluation.metrics[1]: must be one of semantic, panoptic. Received: 'panoptc'. Did you mean panoptic?"
+        "panoptic_stuff, cityscapes. Received: 'panoptc'. Did you mean panoptic?"
     ),
     "data: {augmentation: {crop: [64]}}": "data.augmentation.crop: must have 2 entries or none. Received: [64]",
     "data: {augmentation: {scale_range: [1, 2, 3]}}": "data.augmentation.scale_range: must have 2 entries or none.",

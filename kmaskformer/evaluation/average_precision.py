@@ -41,7 +41,7 @@ def coco_average_precision(
     coco_class, evaluation_class = _pycocotools()
     content = read_json(truth) if isinstance(truth, str | Path) else truth
     results = read_instances(predictions) if isinstance(predictions, str | Path) else list(predictions)
-    _check(content, results, kind)
+    check_results(content, results, kind)
     if not results:
         return _nothing_found(content)
     # The official tool reports its progress on standard output.
@@ -77,7 +77,8 @@ def _nothing_found(content: Mapping[str, Any]) -> dict[str, float]:
     return scores
 
 
-def _check(content: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str) -> None:
+def check_results(content: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str = "segm") -> None:
+    """Raises a `ValueError` unless these are results for the images of a COCO instance JSON."""
     check_instance_truth(content)
     unknown = {r["image_id"] for r in results} - {image["id"] for image in content["images"]}
     if unknown:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from keras import ops
 
+from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.evaluation.mean_iou import MeanIoU
 from kmaskformer.evaluation.panoptic_quality import PanopticQuality, SegmentTable
 from kmaskformer.inference.general import general_panoptic, general_semantic
@@ -86,9 +87,13 @@ class Truth(NamedTuple):
 
     def semantic_map(self) -> np.ndarray:
         """`(height, width)` class ids, -1 where a pixel is in no segment; crowd segments have their class."""
+        return self.classes_of(self.segment_map)
+
+    def classes_of(self, rows: np.ndarray) -> np.ndarray:
+        """Class id of each row of the table, -1 for the row -1 and for rows that are not valid."""
         labels = np.where(self.valid, self.labels, VOID)
-        # -1 in the map reads the last entry.
-        return np.append(labels, VOID)[self.segment_map]
+        # -1 reads the last entry.
+        return np.append(labels, VOID)[rows]
 
     def panoptic(self) -> tuple[np.ndarray, SegmentTable]:
         """`(height, width)` segment ids from 1, 0 = void, and their table."""
@@ -113,11 +118,17 @@ class Evaluator(Protocol):
     def update(self, predictions: Mapping[str, np.ndarray], truth: Truth) -> None:
         """Counts one image; `predictions` are those of `predict`, in NumPy."""
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What has been counted, as arrays by name."""
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replaces what has been counted by a `state`."""
+
     def result(self) -> dict[str, float]:
         """Scores of all images so far, named `name/score` or `name/score/class`."""
 
 
-class _MetricEvaluator:
+class MetricEvaluator:
     """An evaluator around one streaming metric."""
 
     name: str
@@ -151,9 +162,17 @@ class _MetricEvaluator:
         """Forgets all images."""
         self.metric.reset()
 
-    def merge(self, other: _MetricEvaluator) -> None:
+    def merge(self, other: MetricEvaluator) -> None:
         """Adds the images that another evaluator of this kind has seen."""
         self.metric.merge(other.metric)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What has been counted, as arrays."""
+        return self.metric.state()
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replaces what has been counted by a `state`."""
+        self.metric.load_state(state)
 
     def result(self) -> dict[str, float]:
         """Scores of all images so far, named `name/score` or `name/score/class`."""
@@ -164,7 +183,7 @@ class _MetricEvaluator:
             raise ValueError(f"The {self.name} evaluator knows no classes yet; call bind(dataset_info) first.")
 
 
-class SemanticEvaluator(_MetricEvaluator):
+class SemanticEvaluator(MetricEvaluator):
     """mIoU and its relatives; see `MeanIoU.result` for the scores.
 
     Args:
@@ -194,7 +213,8 @@ class SemanticEvaluator(_MetricEvaluator):
 
     def update(self, predictions: Mapping[str, np.ndarray], truth: Truth) -> None:
         """Counts one image."""
-        self.metric.update(predictions["class_map"], truth.semantic_map())
+        rows, predicted, lengths = joint_runs(truth.segment_map, predictions["class_map"])
+        self.metric.update_runs(truth.classes_of(rows).astype(np.int64), predicted, lengths)
 
     def _scores(self, outputs: ImageOutputs) -> Any:
         sizes = (outputs.image_size, outputs.output_size)
@@ -205,7 +225,7 @@ class SemanticEvaluator(_MetricEvaluator):
         return semantic_inference(outputs["class_logits"], outputs["mask_logits"], outputs.padded_size, *sizes)
 
 
-class PanopticEvaluator(_MetricEvaluator):
+class PanopticEvaluator(MetricEvaluator):
     """Panoptic quality; see `PanopticQuality.result` for the scores.
 
     Args:
@@ -286,6 +306,30 @@ class CombinedEvaluator:
         """Counts one image in every evaluator."""
         for name, evaluator in self.evaluators.items():
             evaluator.update(predictions[name], truth)
+
+    def merge(self, other: CombinedEvaluator) -> None:
+        """Adds the images that another evaluator with the same parts has seen."""
+        for name, evaluator in self.evaluators.items():
+            evaluator.merge(other.evaluators[name])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The states of all evaluators, named `evaluator/array`."""
+        return {f"{name}/{key}": v for name, part in self.evaluators.items() for key, v in part.state().items()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replaces what has been counted by a `state`.
+
+        Raises:
+            ValueError: If it is that of other evaluators or classes.
+        """
+        names = {key.partition("/")[0] for key in state}
+        if names != set(self.evaluators):
+            raise ValueError(
+                f"The state must be that of the evaluators {sorted(self.evaluators)}. Received: {sorted(names)}"
+            )
+        for name, evaluator in self.evaluators.items():
+            parts = {key.partition("/")[2]: values for key, values in state.items() if key.startswith(f"{name}/")}
+            evaluator.load_state(parts)
 
     def result(self) -> dict[str, float]:
         """All scores in one dict."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kmaskformer.evaluation.joint_runs import joint_runs
+from kmaskformer.evaluation.joint_runs import add_counts, joint_runs, joint_runs_of_batch
+from kmaskformer.evaluation.state import checked_state
 from kmaskformer.structures import VOID, DatasetInfo
 
 
@@ -60,25 +61,45 @@ class MeanIoU:
 
     def reset(self) -> None:
         """Forgets all images."""
-        self._counts = np.zeros((self.num_classes, self.num_classes + 1), np.int64)
+        # The last row takes the ignored pixels, which no score reads.
+        self._counts = np.zeros((self.num_classes + 1, self.num_classes + 1), np.int64)
 
     def update(self, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Adds one image, or a batch.
+        """Adds one image, or a batch, whose images share the cores.
 
         Args:
-            prediction: `(height, width)` contiguous class ids; anything else is void.
+            prediction: `(height, width)` or `(images, height, width)` contiguous class ids; anything else is void.
             truth: Same size; contiguous class ids or `ignore_value`.
 
         Raises:
             ValueError: If sizes differ, a map does not hold integers, or the truth holds another value.
         """
-        true, predicted, lengths = joint_runs(np.asarray(truth), np.asarray(prediction))
-        labelled = true != self.ignore_value
-        true, predicted, lengths = true[labelled], predicted[labelled], lengths[labelled]
-        self._check_truth(true)
-        void = self.num_classes if self.void_to_class is None else self.void_to_class
-        predicted = np.where((predicted < 0) | (predicted >= self.num_classes), void, predicted)
-        np.add.at(self._counts.reshape(-1), true * (self.num_classes + 1) + predicted, lengths)
+        truth, prediction = np.asarray(truth), np.asarray(prediction)
+        if truth.ndim < 3:
+            self.update_runs(*joint_runs(truth, prediction))
+            return
+        for runs in joint_runs_of_batch(truth, prediction):
+            self.update_runs(*runs)
+
+    def update_runs(self, true: np.ndarray, predicted: np.ndarray, lengths: np.ndarray) -> None:
+        """Adds pixels that are counted already, as `joint_runs` returns them.
+
+        Args:
+            true: `(runs,)` int64 class ids or `ignore_value`.
+            predicted: `(runs,)` int64 class ids; anything else is void.
+            lengths: `(runs,)` numbers of pixels.
+
+        Raises:
+            ValueError: If `true` holds another value.
+        """
+        # Read as unsigned, negative numbers are huge, so that one minimum sends all that are no class to the last row.
+        rows = np.minimum(true.view(np.uint64), np.uint64(self.num_classes)).view(np.int64)
+        columns = np.minimum(predicted.view(np.uint64), np.uint64(self.num_classes)).view(np.int64)
+        if np.count_nonzero(rows == self.num_classes) != np.count_nonzero(true == self.ignore_value):
+            self._raise_bad_truth(true)
+        if self.void_to_class is not None:
+            columns[columns == self.num_classes] = self.void_to_class
+        add_counts(self._counts, rows, columns, lengths)
 
     def merge(self, other: MeanIoU) -> MeanIoU:
         """Adds the images that another instance has seen, for instance in another process; returns self."""
@@ -90,10 +111,18 @@ class MeanIoU:
         self._counts += other._counts
         return self
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that has been counted, as arrays; `load_state` goes on from there."""
+        return {"counts": self._counts.copy()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replaces what has been counted by a `state`."""
+        self._counts = checked_state(state, self.state())["counts"]
+
     @property
     def confusion(self) -> np.ndarray:
         """`(K, K + 1)` int64 pixels; row = true class, column = predicted class, last column = void."""
-        return self._counts.copy()
+        return self._counts[:-1].copy()
 
     def result(self) -> dict[str, float]:
         """The scores of all images so far, all in 0..1.
@@ -111,8 +140,9 @@ class MeanIoU:
             - `IoU/<name>`, `ACC/<name>`: per class. IoU is undefined for a class in neither truth nor prediction,
               accuracy for a class that is not in the truth.
         """
-        true_pixels, hits = self._counts.sum(axis=1), self._counts.diagonal()
-        predicted_pixels = self._counts.sum(axis=0)[:-1]
+        counts = self._counts[:-1]
+        true_pixels, hits = counts.sum(axis=1), counts.diagonal()
+        predicted_pixels = counts.sum(axis=0)[:-1]
         iou = _ratio(hits, true_pixels + predicted_pixels - hits)
         accuracy = _ratio(hits, true_pixels)
         present = true_pixels > 0
@@ -128,13 +158,13 @@ class MeanIoU:
             scores.update({f"{key}/{name}": float(v) for name, v in zip(self.class_names, values, strict=True)})
         return scores
 
-    def _check_truth(self, true: np.ndarray) -> None:
+    def _raise_bad_truth(self, true: np.ndarray) -> None:
         outside = (true < 0) | (true >= self.num_classes)
-        if outside.any():
-            raise ValueError(
-                f"Truth must hold class ids 0..{self.num_classes - 1} or `ignore_value` {self.ignore_value}. "
-                f"Received: {np.unique(true[outside])[:5].tolist()}; check the number of classes and the ignore value."
-            )
+        outside &= true != self.ignore_value
+        raise ValueError(
+            f"Truth must hold class ids 0..{self.num_classes - 1} or `ignore_value` {self.ignore_value}. "
+            f"Received: {np.unique(true[outside])[:5].tolist()}; check the number of classes and the ignore value."
+        )
 
 
 def checked_class_names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kmaskformer.evaluation.joint_runs import joint_runs
+from kmaskformer.evaluation.joint_runs import add_counts, joint_runs
 from kmaskformer.evaluation.mean_iou import checked_class_names, mean_or_nan
+from kmaskformer.evaluation.state import checked_state
 from kmaskformer.structures import DatasetInfo
 
 _VOID_ID = 0
+_COUNTS = ("true_positives", "false_positives", "false_negatives", "iou_sums")
 
 
 class SegmentTable(NamedTuple):
@@ -130,11 +132,18 @@ class PanopticQuality:
                 "Only scores over the same classes can be merged. "
                 f"Received: {self.num_classes} and {other.num_classes} classes"
             )
-        self.true_positives += other.true_positives
-        self.false_positives += other.false_positives
-        self.false_negatives += other.false_negatives
-        self.iou_sums += other.iou_sums
+        for key in _COUNTS:
+            setattr(self, key, getattr(self, key) + getattr(other, key))
         return self
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that has been counted, as arrays; `load_state` goes on from there."""
+        return {key: getattr(self, key).copy() for key in _COUNTS}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Replaces what has been counted by a `state`."""
+        for key, values in checked_state(state, self.state()).items():
+            setattr(self, key, values)
 
     def result(self) -> dict[str, float]:
         """The scores of all images so far, all but the counts in 0..1.
@@ -214,7 +223,7 @@ def _overlaps(
     true_ids, predicted_ids, lengths = joint_runs(true_map, predicted_map)
     rows, columns = _rows_of(true_ids, true.ids), _rows_of(predicted_ids, predicted.ids)
     counts = np.zeros((true.ids.size + 1, predicted.ids.size + 1), np.int64)
-    np.add.at(counts.reshape(-1), rows * counts.shape[1] + columns, lengths)
+    add_counts(counts, rows, columns, lengths)
     void = np.zeros(counts.shape[1], np.int64)
     unlabelled = true_ids == _VOID_ID
     np.add.at(void, columns[unlabelled], lengths[unlabelled])

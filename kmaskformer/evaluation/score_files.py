@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kmaskformer.data.images import read_label_map, read_panoptic_ids
-from kmaskformer.evaluation.average_precision import check_instance_truth, coco_average_precision
+from kmaskformer.evaluation.average_precision import check_results, coco_average_precision
 from kmaskformer.evaluation.files import (
     PanopticFile,
     info_of_categories,
@@ -20,6 +21,7 @@ from kmaskformer.evaluation.files import (
     read_json,
     read_panoptic_file,
 )
+from kmaskformer.evaluation.instance_files import has_run_lengths, own_average_precision
 from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.evaluation.mean_iou import MeanIoU
 from kmaskformer.evaluation.panoptic_quality import PanopticQuality
@@ -136,20 +138,25 @@ def score_semantic_from_panoptic(
 def score_instance_files(truth: str | Path, predictions: str | Path) -> dict[str, float]:
     """COCO's mask and box figures of a result JSON against an instance JSON.
 
+    pycocotools computes them where it is installed, else this package's own code, which gives the same numbers but
+    reads no polygons.
+
     Returns:
         `instance/AP`, `instance/AP50`, ... for masks, as in `average_precision.SCORE_NAMES`, `instance/AP/<name>` per
         class; and the same for boxes under `box/`, where all of the truth's annotations have one.
 
     Raises:
-        ImportError: If pycocotools is not installed.
+        ImportError: If masks are polygons and pycocotools is not installed.
         FileNotFoundError: If a file is missing.
         ValueError: If a file is wrong.
     """
     content, results = read_json(truth), read_instances(predictions)
-    check_instance_truth(content)
-    scores = _prefixed("instance", coco_average_precision(content, results, "segm"))
+    check_results(content, results)
+    own = importlib.util.find_spec("pycocotools") is None and has_run_lengths([*content["annotations"], *results])
+    score = own_average_precision if own else coco_average_precision
+    scores = _prefixed("instance", score(content, results, "segm"))
     if all("bbox" in annotation for annotation in content["annotations"]):
-        scores |= _prefixed("box", coco_average_precision(content, results, "bbox"))
+        scores |= _prefixed("box", score(content, results, "bbox"))
     return scores
 
 

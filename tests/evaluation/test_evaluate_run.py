@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kmaskformer.build import build_evaluators
+from kmaskformer.config import EvaluationConfig
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
+from kmaskformer.evaluation.instance_evaluator import InstanceEvaluator
 from kmaskformer.evaluation.run import Evaluation, evaluate
 from kmaskformer.structures import DatasetInfo
 
@@ -206,3 +209,22 @@ def test_classes_of_other_names_are_refused():
     dataset.dataset_info = DatasetInfo("other", ("person", "sea", "sky"))
     with pytest.raises(ValueError, match="class 1 is 'sky' for the model, 'sea' for dataset 'other'"):
         evaluate(ReadingModel(), dataset, SemanticEvaluator(), progress=False)
+
+
+def test_all_metrics_of_a_perfect_model():
+    metrics = ("semantic", "panoptic", "instance", "semantic_boundary", "panoptic_stuff")
+    scores = evaluate(ReadingModel(), dataset_of(), build_evaluators(EvaluationConfig(metrics=metrics)), progress=False)
+    assert scores["semantic_boundary/mIoU"] == scores["panoptic_stuff/PQ"] == scores["panoptic/PQ"] == 1.0
+    # Masks that run on into the void are not excused, as they are in panoptic quality.
+    assert (
+        scores["instance/AP50"] == pytest.approx(1) and 0.9 < scores["instance/AP"] == scores["instance/AP/person"] < 1
+    )
+    assert "instance/AP/sky" not in scores
+
+
+def test_instances_need_things():
+    evaluator = InstanceEvaluator()
+    with pytest.raises(ValueError, match="Instances need thing classes, and dataset 'unnamed' has none"):
+        evaluator.bind(DatasetInfo.numbered(2))
+    with pytest.raises(ValueError, match=r"`max_instances` must be a positive integer. Received: max_instances=0"):
+        InstanceEvaluator(max_instances=0)

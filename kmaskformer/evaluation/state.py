@@ -1,0 +1,57 @@
+"""What a metric has counted, as arrays: kept in a file, an evaluation can go on where it was cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def checked_state(
+    state: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], variable: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """A copy of a state, if it has the names and shapes of the expected one.
+
+    Args:
+        state: Arrays by name.
+        expected: The state of a metric that has seen nothing.
+        variable: Names of arrays whose first axis may have any length.
+
+    Raises:
+        ValueError: If it belongs to another metric, or to other classes.
+    """
+    shapes = {key: (None, *value.shape[1:]) if key in variable else value.shape for key, value in expected.items()}
+    received = {
+        key: (None, *np.shape(value)[1:]) if key in variable else np.shape(value) for key, value in state.items()
+    }
+    if received != shapes:
+        raise ValueError(
+            f"A state must be that of a metric of the same kind and classes, {shapes}. Received: {received}"
+        )
+    return {key: np.array(value, expected[key].dtype) for key, value in state.items()}
+
+
+def save_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
+    """Writes a state; a reader sees the old file or the new one, never half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, **state)
+    partial.replace(path)
+
+
+def read_state(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads what `save_state` wrote.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, AttributeError, EOFError) as error:
+        raise ValueError(
+            f"{path}: not the state of an evaluation ({error}). Delete it to evaluate from the start."
+        ) from error

@@ -1,0 +1,78 @@
+"""Runs of two maps, against a count pixel by pixel."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from kmaskformer.evaluation.joint_runs import add_counts, joint_runs, joint_runs_of_batch
+from kmaskformer.evaluation.mean_iou import MeanIoU
+
+
+def blocks(rng, size, cell, dtype):
+    height, width = size
+    coarse = rng.integers(0, 5, (-(-height // cell), -(-width // cell)))
+    return np.kron(coarse, np.ones((cell, cell), np.int64))[:height, :width].astype(dtype)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 8), (17, 23), (64, 64)])
+@pytest.mark.parametrize("cell", [1, 3, 9, 100])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_runs_hold_every_pixel_in_order(rng, size, cell, dtype):
+    first, second = (blocks(rng, size, cell, dtype) for _ in range(2))
+    first_values, second_values, lengths = joint_runs(first, second)
+    np.testing.assert_array_equal(np.repeat(first_values, lengths), first.reshape(-1))
+    np.testing.assert_array_equal(np.repeat(second_values, lengths), second.reshape(-1))
+    assert {values.dtype for values in (first_values, second_values, lengths)} == {np.dtype(np.int64)}
+
+
+def test_maps_without_pixels_have_no_runs():
+    assert [values.size for values in joint_runs(np.zeros((0, 4), int), np.zeros((0, 4), int))] == [0, 0, 0]
+
+
+def test_noise_comes_back_pixel_by_pixel(rng):
+    first, second = rng.integers(0, 100, (2, 20, 20))
+    assert joint_runs(first, second)[2].tolist() == [1] * 400
+
+
+def test_threads_do_not_disturb_one_another(rng):
+    pairs = [[blocks(rng, (50 + i % 3, 61), 1 + i % 7, np.uint8) for _ in range(2)] for i in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda pair: joint_runs(*pair), pairs))
+    for (first, _), (values, _, lengths) in zip(pairs, results, strict=True):
+        np.testing.assert_array_equal(np.repeat(values, lengths), first.reshape(-1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_a_batch_counts_as_its_images_and_as_plain_bincount(rng, dtype):
+    true, predicted = (np.stack([blocks(rng, (40, 33), cell, dtype) for cell in (1, 4, 11)]) for _ in range(2))
+    batch, single = MeanIoU(6), MeanIoU(6)
+    batch.update(predicted, true)
+    for pair in zip(predicted, true, strict=True):
+        single.update(*pair)
+    codes = true.astype(np.int64) * 7 + predicted
+    plain = np.bincount(codes.reshape(-1), minlength=42).reshape(6, 7)
+    np.testing.assert_array_equal(batch.confusion, plain)
+    np.testing.assert_array_equal(single.confusion, plain)
+
+
+def test_add_counts_is_exact_for_few_and_for_many_cells(rng):
+    for size in (5, 5000):
+        counts = np.full((4, 6), 2**40)
+        rows, columns = rng.integers(0, 4, size), rng.integers(0, 6, size)
+        lengths = rng.integers(1, 2**20, size)
+        expected = counts.copy()
+        np.add.at(expected, (rows, columns), lengths)
+        add_counts(counts, rows, columns, lengths)
+        np.testing.assert_array_equal(counts, expected)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"must have the same size.*\(1, 2\) and \(2, 1\)"):
+        joint_runs(np.zeros((1, 2), int), np.zeros((2, 1), int))
+    with pytest.raises(ValueError, match=r"must hold integers.*float64"):
+        joint_runs(np.zeros((1, 2), int), np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="must have the same size"):
+        joint_runs_of_batch(np.zeros((1, 2, 2), int), np.zeros((2, 2, 2), int))
