@@ -29,6 +29,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kmaskformer import visualize
+from kmaskformer.evaluation.files import encode_mask
 from kmaskformer.serving import predict_protocol
 from kmaskformer.serving.batching import Batcher
 from kmaskformer.serving.bodies import image_of, read_body
@@ -37,7 +38,6 @@ from kmaskformer.serving.images import check_header, decode
 from kmaskformer.serving.limits import Limits
 from kmaskformer.serving.metrics import ServerMetrics
 from kmaskformer.serving.model import ServedModel
-from kmaskformer.serving.run_lengths import encode_mask
 
 log = logging.getLogger(__name__)
 
