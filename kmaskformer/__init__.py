@@ -31,17 +31,22 @@ __all__ = [
     "build_optimizer",
     "distribution_strategy",
     "evaluate",
+    "export_onnx",
     "load_config",
     "load_reference_weights",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # The one public name that needs TensorFlow at import; JAX users may not have it.
+    # Names that need TensorFlow, which JAX users may not have, or the time to import converters.
     if name == "distribution_strategy":
         from kmaskformer.training.distribution import distribution_strategy
 
         return distribution_strategy
+    if name == "export_onnx":
+        from kmaskformer.export.onnx import export_onnx
+
+        return export_onnx
     raise AttributeError(f"module 'kmaskformer' has no attribute {name!r}. Public names: {', '.join(__all__)}")
 
 
