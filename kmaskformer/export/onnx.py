@@ -108,8 +108,7 @@ def _convert(function: Any, names: list[str], opset: int) -> Any:
             input_names=inputs,
             output_names=outputs,
             tensors_to_rename=renamed,
-            custom_op_handlers={"UnsortedSegmentSum": (_scatter_sum, []), "FloorMod": (_floor_mod, [])},
-            custom_rewriter=[_plain_argmax],
+            custom_op_handlers={name: (handler, []) for name, handler in OP_HANDLERS.items()},
         )
         # The dict of all optimizers has no public name.
         chosen = {k: v for k, v in optimizer._get_optimizers().items() if k not in LEFT_OUT_OPTIMIZERS}
@@ -117,20 +116,19 @@ def _convert(function: Any, names: list[str], opset: int) -> Any:
         return converted.make_model("kmaskformer")
 
 
-def _plain_argmax(graph: Any, nodes: list[Any]) -> list[Any]:
-    """Takes Keras' order of -0 before 0 away from argmax: it reads bits, and no score here is -0."""
-    for node in nodes:
-        if node.type != "ArgMax" or node.inputs[0].type not in ("Select", "SelectV2"):
-            continue
-        condition, _, _ = node.inputs[0].inputs
-        if condition.type == "LogicalAnd":
-            graph.replace_input(node, node.input[0], node.inputs[0].input[2], 0)
-    return graph.get_nodes()
-
-
 def _floor_mod(context: Any, node: Any, name: str, _: Any) -> None:
     """Remainder of integers with the divisor's sign, as `-side % 7` asks for; tf2onnx rounds towards 0."""
     node.type = "Mod"
+
+
+def _exact_sigmoid(context: Any, node: Any, name: str, _: Any) -> None:
+    """`1 / (1 + exp(-x))`. onnxruntime's own sigmoid is 0 below -18, so that nothing would win a pixel of no mask."""
+    outputs, shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
+    context.remove_node(node.name)
+    one = context.make_const(f"{name}_one", np.array(1.0, "float32")).output[0]
+    exponential = context.make_node("Exp", context.make_node("Neg", node.input).output).output[0]
+    total = context.make_node("Add", [exponential, one]).output
+    context.make_node("Reciprocal", total, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
 def _scatter_sum(context: Any, node: Any, name: str, _: Any) -> None:
@@ -164,6 +162,10 @@ def _name_axes(proto: Any) -> None:
         for axis, name in zip(axes, AXES.get(tensor.name, TABLE_AXES), strict=False):
             if not axis.HasField("dim_value"):
                 axis.dim_param = name
+
+
+OP_HANDLERS = {"FloorMod": _floor_mod, "Sigmoid": _exact_sigmoid, "UnsortedSegmentSum": _scatter_sum}
+"""Instead of tf2onnx's own conversions."""
 
 
 def _add_metadata(proto: Any, **values: str) -> None:
