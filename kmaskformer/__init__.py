@@ -37,6 +37,7 @@ __all__ = [
     "build_optimizer",
     "distribution_strategy",
     "evaluate",
+    "export_onnx",
     "export_saved_model",
     "export_to_huggingface",
     "from_preset",
@@ -49,7 +50,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The public names that need TensorFlow at import; JAX users may not have it.
+    # Names that need TensorFlow, which JAX users may not have, or the time to import converters.
     if name == "distribution_strategy":
         from kmaskformer.training.distribution import distribution_strategy
 
@@ -58,6 +59,10 @@ def __getattr__(name: str) -> Any:
         from kmaskformer.export.saved_model import export_saved_model
 
         return export_saved_model
+    if name == "export_onnx":
+        from kmaskformer.export.onnx import export_onnx
+
+        return export_onnx
     raise AttributeError(f"module 'kmaskformer' has no attribute {name!r}. Public names: {', '.join(__all__)}")
 
 

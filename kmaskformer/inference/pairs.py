@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from kmaskformer.ops.argmax import max_and_argmax
+
 
 def thing_flags(thing_ids: Sequence[int] | None, num_classes: int) -> np.ndarray:
     """Table `(classes + 1,)` bool: True for things, False for stuff and for no-object, the last entry.
@@ -47,8 +49,7 @@ def best_classes(class_logits: Any, score_threshold: float | None = None) -> tup
         `(batch, queries)` bool: the class is not no-object and the score is above the threshold.
     """
     probs = ops.softmax(ops.cast(class_logits, "float32"), axis=-1)
-    scores = ops.max(probs, axis=-1)
-    category_ids = ops.cast(ops.argmax(probs, axis=-1), "int32")
+    scores, category_ids = max_and_argmax(probs, axis=-1)
     kept = category_ids != class_logits.shape[-1] - 1
     if score_threshold is not None:
         kept = ops.logical_and(kept, scores > score_threshold)
@@ -68,9 +69,8 @@ def assign_pixels(scores: Any, kept: Any, mask_probs: Any) -> tuple[Any, Any]:
         product. Both are -1 everywhere in an image of which no pair is kept.
     """
     products = ops.where(kept[:, :, None, None], scores[:, :, None, None] * mask_probs, -1.0)
-    best = ops.max(products, axis=1)
-    pair_map = ops.where(best < 0.0, -1, ops.cast(ops.argmax(products, axis=1), "int32"))
-    return pair_map, best
+    best, pair_map = max_and_argmax(products, axis=1)
+    return ops.where(best < 0.0, -1, pair_map), best
 
 
 def count_pixels(pair_map: Any, num_queries: Any) -> Any:

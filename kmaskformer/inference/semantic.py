@@ -7,6 +7,7 @@ from typing import Any
 from keras import ops
 
 from kmaskformer.inference.restore import Size, restore_class_scores, restore_mask_logits, upsample_mask_logits
+from kmaskformer.ops.argmax import max_and_argmax
 
 
 def semantic_scores(class_logits: Any, mask_logits: Any) -> Any:
@@ -68,8 +69,8 @@ def semantic_map(scores: Any) -> tuple[Any, Any]:
         `class_map` `(batch, height, width)` int32 contiguous class ids, and `confidence` `(batch, height, width)`,
         0..1: the best score over the sum of all.
     """
-    class_map = ops.cast(ops.argmax(scores, axis=1), "int32")
-    confidence = ops.max(scores, axis=1) / ops.maximum(ops.sum(scores, axis=1), 1e-12)
+    best, class_map = max_and_argmax(scores, axis=1)
+    confidence = best / ops.maximum(ops.sum(scores, axis=1), 1e-12)
     return class_map, confidence
 
 
@@ -83,6 +84,6 @@ def pixel_map(logits: Any) -> tuple[Any, Any]:
         `class_map` `(batch, height, width)` int32 contiguous class ids, and `confidence` `(batch, height, width)`, the
         softmax probability of that class.
     """
-    largest = ops.max(logits, axis=1, keepdims=True)
-    confidence = 1.0 / ops.sum(ops.exp(logits - largest), axis=1)
-    return ops.cast(ops.argmax(logits, axis=1), "int32"), confidence
+    largest, class_map = max_and_argmax(logits, axis=1)
+    confidence = 1.0 / ops.sum(ops.exp(logits - largest[:, None]), axis=1)
+    return class_map, confidence
