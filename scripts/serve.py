@@ -46,6 +46,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     uvicorn_server = make_server(server, arguments.host, arguments.port)
     socket = uvicorn_server.config.bind_socket()
+    socket.listen()  # from here on clients may come
     names = ", ".join(f"{model.name} ({model.task})" for model in server.models.values())
     print(f"serving {names} on http://{arguments.host}:{socket.getsockname()[1]}", flush=True)
     uvicorn_server.run(sockets=[socket])
