@@ -216,7 +216,9 @@ def test_all_metrics_of_a_perfect_model():
     scores = evaluate(ReadingModel(), dataset_of(), build_evaluators(EvaluationConfig(metrics=metrics)), progress=False)
     assert scores["semantic_boundary/mIoU"] == scores["panoptic_stuff/PQ"] == scores["panoptic/PQ"] == 1.0
     # Masks that run on into the void are not excused, as they are in panoptic quality.
-    assert scores["instance/AP50"] == pytest.approx(1) and 0.9 < scores["instance/AP"] == scores["instance/AP/person"] < 1
+    assert (
+        scores["instance/AP50"] == pytest.approx(1) and 0.9 < scores["instance/AP"] == scores["instance/AP/person"] < 1
+    )
     assert "instance/AP/sky" not in scores
 
 
