@@ -22,6 +22,7 @@ from kmaskformer.config import Config, config_to_dict, load_config, save_config
 from kmaskformer.data.truth import true_result
 from kmaskformer.evaluation.files import summarize
 from kmaskformer.evaluation.run import Evaluation
+from kmaskformer.evaluation.written_predictions import WrittenPredictions, writing
 from kmaskformer.segmenter import Segmenter
 from kmaskformer.training.callbacks import (
     EvaluateCallback,
@@ -85,19 +86,37 @@ def train(config: Config, output: str | Path, resume: bool = False, strategy: st
     return scores
 
 
-def evaluate(config: Config, weights: str | Path) -> tuple[keras.Model, dict[str, float]]:
+def evaluate(
+    config: Config,
+    weights: str | Path,
+    predictions: str | Path | None = None,
+    state_file: str | Path | None = None,
+) -> tuple[keras.Model, dict[str, float]]:
     """Scores of trained weights on the validation split of a configuration.
 
     Args:
         config: The configuration; its model must be that of the weights.
         weights: A `.keras` or `.weights.h5` file, or a run's folder.
+        predictions: Folder for the predictions in the files of the official tools; see `PredictionFiles`.
+        state_file: Where to keep what has been counted, to go on after an interruption; see `Evaluation.run`.
 
     Returns:
         The model and its scores.
+
+    Raises:
+        ValueError: If both are given: files of the part before an interruption would be incomplete.
     """
+    if predictions and state_file:
+        raise ValueError("An evaluation that writes predictions cannot be resumed; leave out one of the two.")
     dataset = build.build_dataset(config.data, "val")
     model = load_model(weights, config, dataset.dataset_info)
-    return model, Evaluation(model, build.build_evaluators(config.evaluation)).run(dataset)
+    evaluators = build.build_evaluators(config.evaluation)
+    evaluators = writing(evaluators, predictions) if predictions else evaluators
+    scores = Evaluation(model, evaluators).run(dataset, state_file=state_file)
+    for evaluator in evaluators:
+        if isinstance(evaluator, WrittenPredictions):
+            evaluator.save()
+    return model, scores
 
 
 def load_model(weights: str | Path, config: Config | None = None, dataset_info: Any = None) -> keras.Model:

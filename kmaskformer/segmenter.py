@@ -18,6 +18,7 @@ from kmaskformer import visualize
 from kmaskformer.data.images import read_image
 from kmaskformer.inference.postprocess import TASKS, Postprocess
 from kmaskformer.inference.segments import instance_segments, panoptic_segments, semantic_segments
+from kmaskformer.inference.strips import STRIP_BYTES
 from kmaskformer.structures import VOID, DatasetInfo, Segment
 
 
@@ -137,6 +138,7 @@ class Segmenter:
             overlap_threshold,
             score_threshold,
             before_inference,
+            strip_bytes=STRIP_BYTES,
             drop_queries=True,
         )
         if task == "instance" and not self.info.thing_ids:

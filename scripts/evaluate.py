@@ -17,8 +17,16 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="YAML file of the experiment")
     parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
     parser.add_argument("--weights", required=True, help=".keras or .weights.h5 file, or a run's folder")
-    parser.add_argument("--output", help="folder for metrics.json and pictures")
+    parser.add_argument("--output", help="folder for metrics.json, metrics.csv and pictures")
+    parser.add_argument(
+        "--predictions", metavar="DIR", help="write the predictions there in the files of the official tools"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what has been counted in OUTPUT/state.npz and go on from it"
+    )
     arguments = parser.parse_args()
+    if arguments.resume and not arguments.output:
+        parser.error("--resume needs --output, the folder of the interrupted evaluation")
     try:
         sys.exit(_evaluate(arguments))
     except (ValueError, OSError) as error:
@@ -27,9 +35,12 @@ def main() -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.set)
-    model, scores = experiment.evaluate(config, arguments.weights)
+    state_file = Path(arguments.output) / "state.npz" if arguments.resume else None
+    model, scores = experiment.evaluate(config, arguments.weights, arguments.predictions, state_file)
     for name, value in scores.items():
         print(f"{name:40} {value:.4f}")
+    if arguments.predictions:
+        print(f"Predictions: {arguments.predictions}")
     if arguments.output:
         _write(Path(arguments.output), config, model, scores)
     failed = int(scores["evaluation/failed_images"])
@@ -41,6 +52,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _write(output: Path, config: object, model: object, scores: dict[str, float]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_metrics(scores, output / "metrics.json")
+    write_metrics(scores, output / "metrics.csv")
     segmenter = experiment.build_segmenter(model, config, experiment.picture_task(config), config.evaluation.inference)
     sheet = experiment.draw_predictions(segmenter, build.build_reader(config.data, "val"))
     sheet.save(output / "predictions.png")

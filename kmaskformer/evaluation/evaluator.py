@@ -20,7 +20,7 @@ from kmaskformer.evaluation.panoptic_quality import PanopticQuality, SegmentTabl
 from kmaskformer.inference.general import general_panoptic, general_semantic
 from kmaskformer.inference.panoptic import panoptic_inference
 from kmaskformer.inference.restore import Size, restore_mask_logits, restore_pixel_logits
-from kmaskformer.inference.semantic import semantic_inference, semantic_scores
+from kmaskformer.inference.strips import semantic_map_in_strips
 from kmaskformer.structures import VOID, DatasetInfo
 
 INFERENCES = ("default", "general")
@@ -209,20 +209,17 @@ class SemanticEvaluator(MetricEvaluator):
         """`class_map` `(height, width)` int32 contiguous class ids, -1 where no pair takes part."""
         if "logits" not in outputs and self.inference == "general":
             return {"class_map": general_semantic(outputs["class_logits"], outputs.restored_mask_logits)[0][0]}
-        return {"class_map": ops.cast(ops.argmax(self._scores(outputs)[0], axis=0), "int32")}
+        sizes = (outputs.padded_size, outputs.image_size, outputs.output_size)
+        if "logits" in outputs:
+            scores = restore_pixel_logits(outputs["logits"], *sizes[1:])
+            return {"class_map": ops.cast(ops.argmax(scores[0], axis=0), "int32")}
+        logits = (outputs["class_logits"], outputs["mask_logits"])
+        return {"class_map": semantic_map_in_strips(*logits, *sizes, self.restore == "masks")[0][0]}
 
     def update(self, predictions: Mapping[str, np.ndarray], truth: Truth) -> None:
         """Counts one image."""
         rows, predicted, lengths = joint_runs(truth.segment_map, predictions["class_map"])
         self.metric.update_runs(truth.classes_of(rows).astype(np.int64), predicted, lengths)
-
-    def _scores(self, outputs: ImageOutputs) -> Any:
-        sizes = (outputs.image_size, outputs.output_size)
-        if "logits" in outputs:
-            return restore_pixel_logits(outputs["logits"], *sizes)
-        if self.restore == "masks":
-            return semantic_scores(outputs["class_logits"], outputs.restored_mask_logits)
-        return semantic_inference(outputs["class_logits"], outputs["mask_logits"], outputs.padded_size, *sizes)
 
 
 class PanopticEvaluator(MetricEvaluator):

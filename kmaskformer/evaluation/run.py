@@ -6,6 +6,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,8 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from kmaskformer.evaluation.evaluator import CombinedEvaluator, Evaluator, ImageOutputs, Truth
+from kmaskformer.evaluation.state import read_state, save_state
 from kmaskformer.structures import DatasetInfo
 
+_PROGRESS = "progress"
+_SHOW_EVERY = 10
 _USED_OUTPUTS = ("class_logits", "mask_logits", "logits")
 _NEEDED_TARGETS = ("segment_map", "labels", "valid", "is_crowd", "image_id", "original_size")
 
@@ -66,16 +70,34 @@ class Evaluation:
         self._forward = _compiled(self._call_model, _image_spec)
         self._predict: Callable | None = None
 
-    def run(self, dataset: Iterable, progress: bool = True) -> dict[str, float]:
-        """As `evaluate`; earlier results are forgotten."""
+    def run(
+        self, dataset: Iterable, progress: bool = True, state_file: str | Path | None = None, save_every: int = 50
+    ) -> dict[str, float]:
+        """As `evaluate`; earlier results are forgotten.
+
+        Args:
+            dataset: As in `evaluate`.
+            progress: Whether to show a progress bar, with the first score of each evaluator.
+            state_file: If given, what has been counted is written there (`.npz`) again and again, and if it exists the
+                evaluation goes on where it was cut off; the dataset must yield the same batches again. The file is
+                deleted when all is done.
+            save_every: Batches between two writes.
+        """
         self._bind(dataset)
         tally = _Tally()
-        bar = tqdm(total=_num_batches(dataset), desc="evaluate", unit="batch", disable=not progress)
+        done = self._resume(state_file, tally) if state_file else 0
+        bar = tqdm(total=_num_batches(dataset), initial=done, desc="evaluate", unit="batch", disable=not progress)
         with bar:
-            for inputs, targets in _batches(dataset, tally):
+            for number, (inputs, targets) in _batches(_from(dataset, done), tally, first=done + 1):
                 self._add_batch(inputs, targets, tally)
                 bar.update()
+                if number % _SHOW_EVERY == 0 and progress:
+                    bar.set_postfix(self._running_scores())
+                if state_file and number % save_every == 0:
+                    save_state(state_file, {**self.state(), _PROGRESS: tally.as_array(number)})
         tally.check()
+        if state_file:
+            Path(state_file).unlink(missing_ok=True)
         scores = self.evaluator.result()
         if all(math.isnan(value) for value in scores.values()):
             warnings.warn(
@@ -86,6 +108,25 @@ class Evaluation:
             )
         counts = {"evaluation/images": float(tally.images), "evaluation/failed_images": float(tally.failures)}
         return {**scores, **counts}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the evaluators have counted; states of several processes' parts can be merged."""
+        return self.evaluator.state()
+
+    def _resume(self, state_file: str | Path, tally: _Tally) -> int:
+        """Number of batches that are counted already."""
+        if not Path(state_file).is_file():
+            return 0
+        state = read_state(state_file)
+        done, tally.images, tally.failures = (int(count) for count in state.pop(_PROGRESS, np.zeros(3)))
+        self.evaluator.load_state(state)
+        return done
+
+    def _running_scores(self) -> dict[str, str]:
+        first = {}
+        for key, value in self.evaluator.result().items():
+            first.setdefault(key.partition("/")[0], (key, value))
+        return {key: f"{value:.3f}" for key, value in first.values()}
 
     def _bind(self, dataset: Iterable) -> None:
         info = _dataset_info(self.model, dataset)
@@ -141,6 +182,10 @@ class _Tally:
         self.failures = 0
         self._first_error: Exception | None = None
 
+    def as_array(self, batches: int) -> np.ndarray:
+        """Batches done, images and failures, for a state file."""
+        return np.array([batches, self.images, self.failures], np.int64)
+
     def failed(self, name: str, error: Exception) -> None:
         self.failures += 1
         self._first_error = self._first_error or error
@@ -156,11 +201,18 @@ class _Tally:
         raise ValueError("`dataset` must yield at least one image. Received: an empty dataset")
 
 
-def _batches(dataset: Iterable, tally: _Tally) -> Iterator[tuple[Mapping, Mapping]]:
-    """The dataset's batches; one that cannot be read is tallied and skipped."""
+def _from(dataset: Iterable, number: int) -> Iterable:
+    """The dataset from a batch on."""
+    if not number:
+        return dataset
+    return dataset.skip(number) if hasattr(dataset, "skip") else itertools.islice(dataset, number, None)
+
+
+def _batches(dataset: Iterable, tally: _Tally, first: int = 1) -> Iterator[tuple[int, tuple[Mapping, Mapping]]]:
+    """The dataset's batches with their numbers; one that cannot be read is tallied and skipped."""
     iterator = iter(dataset)
     unreadable = 0
-    for number in itertools.count():
+    for number in itertools.count(first):
         try:
             batch = next(iterator)
         except StopIteration:
@@ -169,10 +221,10 @@ def _batches(dataset: Iterable, tally: _Tally) -> Iterator[tuple[Mapping, Mappin
             unreadable += 1
             if unreadable > _Tally._UNREADABLE:
                 raise
-            tally.failed(f"batch {number}, which cannot be read", error)
+            tally.failed(f"batch {number - 1}, which cannot be read", error)
             continue
         unreadable = 0
-        yield batch
+        yield number, batch
 
 
 def _compiled(function: Callable, spec: Callable) -> Callable:

@@ -11,6 +11,7 @@ from kmaskformer.inference.pairs import best_classes, select_queries
 from kmaskformer.inference.panoptic import panoptic_inference
 from kmaskformer.inference.restore import Size, restore_mask_logits, restore_pixel_logits
 from kmaskformer.inference.semantic import pixel_map, semantic_inference, semantic_map
+from kmaskformer.inference.strips import semantic_map_in_strips
 
 TASKS = ("semantic", "instance", "panoptic")
 INFERENCES = ("default", "general")
@@ -29,6 +30,8 @@ class Postprocess:
         overlap_threshold: A segment must keep at least this part of its own mask. None: as above.
         score_threshold: Least score of an instance.
         before_inference: Whether default semantic inference restores the mask logits rather than the class scores.
+        strip_bytes: Memory for the class scores of default semantic inference, which then is for one image at a time;
+            see `semantic_map_in_strips`. None: as much as all scores need.
         drop_queries: Enlarge only the masks that can show in the result. For one image at a time, not under XLA.
 
     Raises:
@@ -42,6 +45,7 @@ class Postprocess:
     overlap_threshold: float | None = None
     score_threshold: float = 0.5
     before_inference: bool = False
+    strip_bytes: int | None = None
     drop_queries: bool = False
 
     def __post_init__(self) -> None:
@@ -77,6 +81,9 @@ class Postprocess:
         class_logits, mask_logits = outputs["class_logits"], outputs["mask_logits"]
         if self.task == "semantic" and self.inference == "default":
             sizes = (padded_size, image_size, output_size)
+            if self.strip_bytes is not None:
+                strips = (self.before_inference, self.strip_bytes)
+                return _maps(semantic_map_in_strips(class_logits, mask_logits, *sizes, *strips))
             scores = semantic_inference(class_logits, mask_logits, *sizes, before_inference=self.before_inference)
             return _maps(semantic_map(scores))
         if self.drop_queries and (self.task != "instance" or self.inference == "general"):

@@ -127,6 +127,18 @@ def test_evaluate_prints_and_writes_scores_and_pictures(run_script, run_folder, 
     assert scores["evaluation/images"] == 2
     assert 0 <= scores["panoptic/PQ"] <= 1
     assert np.asarray(Image.open(tmp_path / "predictions.png")).std() > 10
+    assert (tmp_path / "metrics.csv").read_text().startswith("name,value")
+
+
+def test_evaluate_writes_the_files_of_the_official_tools(run_script, run_folder, tmp_path):
+    arguments = ["--config", run_folder / "config.yaml", "--weights", run_folder]
+    with pytest.raises(SystemExit) as exit_:
+        run_script("evaluate", *arguments, "--predictions", tmp_path / "files")
+    assert exit_.value.code == 0
+    assert len(read_panoptic_file(tmp_path / "files" / "panoptic.json").annotations) == 2
+    assert len(list((tmp_path / "files" / "labels").glob("*.png"))) == 2
+    with pytest.raises(SystemExit, match="that writes predictions cannot be resumed"):
+        run_script("evaluate", *arguments, "--predictions", tmp_path, "--output", tmp_path, "--resume")
 
 
 def test_draw_samples_writes_the_split(run_script, run_folder, tmp_path):
