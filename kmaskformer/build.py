@@ -24,6 +24,7 @@ from kmaskformer.evaluation.semantic_evaluators import (
     PanopticStuffEvaluator,
     SemanticBoundaryEvaluator,
 )
+from kmaskformer.inference.augmented import Augmentation
 from kmaskformer.losses.matcher import FixedMatcher, HungarianMatcher
 from kmaskformer.losses.per_pixel_criterion import PerPixelCriterion
 from kmaskformer.losses.point_sampling import PointSampling
@@ -252,6 +253,13 @@ def build_evaluators(config: configs.EvaluationConfig) -> list[Any]:
         ),
     }
     return [builders[metric]() for metric in config.metrics]
+
+
+def build_augmentation(config: configs.ViewsConfig) -> Augmentation | None:
+    """The test-time augmentation, from `evaluation.augmentation`; None where it lists no sizes."""
+    if not config.shortest_edges:
+        return None
+    return Augmentation(config.shortest_edges, config.longest_edge or None, config.flip, config.resize_twice)
 
 
 def _build_backbone(config: configs.BackboneConfig, precision: str) -> keras.layers.Layer:

@@ -242,6 +242,20 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ViewsConfig:
+    """Sizes and mirror images whose class scores are averaged, after the evaluation without; none if there is no edge.
+
+    `resize_twice`: views are made from the picture as resized for testing, as in the published figures, instead of
+    from the picture itself. `longest_edge: 0` sets no bound.
+    """
+
+    shortest_edges: tuple[int, ...] = ()
+    longest_edge: int = 0
+    flip: bool = True
+    resize_twice: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """What is measured, and how pairs become maps.
 
@@ -258,6 +272,7 @@ class EvaluationConfig:
     score_threshold: float = 0.5
     before_inference: bool = False
     best_metric: str = ""
+    augmentation: ViewsConfig = ViewsConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -450,6 +465,7 @@ def _validate(config: Config, where: str) -> None:
         "training.steps": config.training.steps,
         "training.log_every": config.training.log_every,
         "data.augmentation.crop": min(config.data.augmentation.crop, default=1),
+        "evaluation.augmentation.shortest_edges": min(config.evaluation.augmentation.shortest_edges, default=1),
         "data.augmentation.shortest_edges": min(config.data.augmentation.shortest_edges, default=1),
     }
     for name, value in positive.items():
@@ -467,6 +483,7 @@ def _validate(config: Config, where: str) -> None:
         "data.val.count": config.data.val.count,
         "data.max_segments": config.data.max_segments,
         "data.test_shortest_edge": config.data.test_shortest_edge,
+        "evaluation.augmentation.longest_edge": config.evaluation.augmentation.longest_edge,
         "training.evaluate_every": config.training.evaluate_every,
         "training.checkpoint_every": config.training.checkpoint_every,
     }
@@ -484,6 +501,14 @@ def _validate(config: Config, where: str) -> None:
         value = getattr(evaluation, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"{where}: evaluation.{name}: must lie in 0..1. Received: {value}")
+    if evaluation.augmentation.shortest_edges and (
+        "semantic" not in evaluation.metrics or evaluation.inference != "default"
+    ):
+        raise ConfigError(
+            f"{where}: evaluation.augmentation: averages class scores, so evaluation.metrics must hold semantic and "
+            f"evaluation.inference be default. Received: metrics {list(evaluation.metrics)}, inference "
+            f"{evaluation.inference}"
+        )
     if evaluation.best_metric and evaluation.best_metric.partition("/")[0] not in evaluation.metrics:
         raise ConfigError(
             f"{where}: evaluation.best_metric: must belong to one of evaluation.metrics "

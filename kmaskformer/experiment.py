@@ -16,13 +16,16 @@ from typing import Any
 
 import keras
 import numpy as np
+from tqdm import tqdm
 
 from kmaskformer import build, visualize
 from kmaskformer.config import Config, config_to_dict, load_config, save_config
 from kmaskformer.data.truth import true_result
+from kmaskformer.evaluation.evaluator import SemanticEvaluator, Truth
 from kmaskformer.evaluation.files import summarize
 from kmaskformer.evaluation.run import Evaluation
 from kmaskformer.evaluation.written_predictions import WrittenPredictions, writing
+from kmaskformer.inference.augmented import Augmentation
 from kmaskformer.segmenter import Segmenter
 from kmaskformer.training.callbacks import (
     EvaluateCallback,
@@ -116,7 +119,27 @@ def evaluate(
     for evaluator in evaluators:
         if isinstance(evaluator, WrittenPredictions):
             evaluator.save()
-    return model, scores
+    return model, {**scores, **_augmented_scores(model, config)}
+
+
+def _augmented_scores(model: keras.Model, config: Config) -> dict[str, float]:
+    """The semantic scores with test-time augmentation, named `semantic_tta/...`; none where none is configured."""
+    augmentation = build.build_augmentation(config.evaluation.augmentation)
+    if augmentation is None:
+        return {}
+    evaluators = [e for e in build.build_evaluators(config.evaluation) if isinstance(e, SemanticEvaluator)]
+    reader = build.build_reader(config.data, "val")
+    segmenter = build_segmenter(model, config, "semantic", augmentation=augmentation)
+    for evaluator in evaluators:
+        evaluator.bind(reader.info)
+    for index in tqdm(range(len(reader)), desc="evaluate with augmentation", unit="image"):
+        sample = reader[index]
+        class_map = segmenter(sample["image"]).segmentation
+        truth = Truth.of_sample(sample)
+        for evaluator in evaluators:
+            evaluator.update({"class_map": class_map}, truth)
+    scores = {key: value for evaluator in evaluators for key, value in evaluator.result().items()}
+    return {key.replace("/", "_tta/", 1): value for key, value in scores.items()}
 
 
 def load_model(weights: str | Path, config: Config | None = None, dataset_info: Any = None) -> keras.Model:
@@ -171,10 +194,16 @@ def run_config(weights: str | Path) -> Config | None:
     return load_config(path) if path.is_file() else None
 
 
-def build_segmenter(model: keras.Model, config: Config | None, task: str, inference: str = "default") -> Segmenter:
+def build_segmenter(
+    model: keras.Model,
+    config: Config | None,
+    task: str,
+    inference: str = "default",
+    augmentation: Augmentation | None = None,
+) -> Segmenter:
     """A segmenter with the sizes and thresholds that a configuration evaluates with."""
     if config is None:
-        return Segmenter(model, task=task, inference=inference)
+        return Segmenter(model, task=task, inference=inference, augmentation=augmentation)
     evaluation, data = config.evaluation, config.data
     general = inference == "general"
     return Segmenter(
@@ -187,6 +216,7 @@ def build_segmenter(model: keras.Model, config: Config | None, task: str, infere
         overlap_threshold=None if general else evaluation.overlap_threshold,
         score_threshold=evaluation.score_threshold,
         before_inference=evaluation.before_inference,
+        augmentation=augmentation,
     )
 
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from kmaskformer import visualize
 from kmaskformer.data.images import read_image
+from kmaskformer.inference.augmented import Augmentation, ViewOutputs, augmented_semantic_map
 from kmaskformer.inference.postprocess import TASKS, Postprocess
 from kmaskformer.inference.segments import instance_segments, panoptic_segments, semantic_segments
 from kmaskformer.inference.strips import STRIP_BYTES
@@ -97,11 +98,12 @@ class Segmenter:
         before_inference: Whether default semantic inference restores mask logits rather than class scores to the
             picture's size: the order of the published panoptic models, and leaner with many classes.
         dataset_info: Names, colours and things of the classes; those of the model by default.
+        augmentation: Sizes and mirror images whose class scores are averaged; for default semantic inference only.
 
     Raises:
         ValueError: If an option is none that exists, the model is a per-pixel one and the task not semantic,
-            `dataset_info` has another number of classes than the model, or instances are asked for and no class is a
-            thing.
+            `dataset_info` has another number of classes than the model, instances are asked for and no class is a
+            thing, or an augmentation is given to what cannot average.
 
     Example:
         ```python
@@ -122,6 +124,7 @@ class Segmenter:
         score_threshold: float = 0.5,
         before_inference: bool = False,
         dataset_info: DatasetInfo | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         _check_edges(shortest_edge, longest_edge)
         _check_task(model, task)
@@ -146,7 +149,15 @@ class Segmenter:
                 f'`task="instance"` needs thing classes, and `{self.info.name}` has none. '
                 "Pass a `dataset_info` whose `thing_ids` name the countable classes."
             )
+        if augmentation is not None and (task, inference) != ("semantic", "default"):
+            raise ValueError(
+                "Test-time augmentation averages the class scores of pixels, which only default semantic inference "
+                "has: the segments that different views give are not the same ones. "
+                f"Received: task={task!r}, inference={inference!r}"
+            )
+        self.augmentation = augmentation
         self._predict = _compiled(self._run)
+        self._forward = _compiled(self._call_model, num_sizes=0)
 
     def __call__(self, image: Any) -> SegmentationResult | list[SegmentationResult]:
         """Segments a picture.
@@ -167,13 +178,28 @@ class Segmenter:
         pixels = as_pixels(image)
         size = pixels.shape[:2]
         resized = _resize(pixels, shortest_edge_size(*size, self.shortest_edge, self.longest_edge))
-        padded_size = self.model.padded_size(*resized.shape[:2])
-        results = self._predict(
-            np.asarray(resized[None], np.float32), np.array(padded_size, np.int32), np.array(size, np.int32)
-        )
+        results = self._one_view(resized, size) if self.augmentation is None else self._all_views(pixels, resized)
         results = {key: keras.ops.convert_to_numpy(value)[0] for key, value in results.items()}
         shown = np.clip(np.round(pixels), 0, 255).astype(np.uint8)
         return SegmentationResult(shown, *self._segments(results))
+
+    def _one_view(self, resized: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
+        padded_size = self.model.padded_size(*resized.shape[:2])
+        return self._predict(
+            np.asarray(resized[None], np.float32), np.array(padded_size, np.int32), np.array(size, np.int32)
+        )
+
+    def _all_views(self, pixels: np.ndarray, resized: np.ndarray) -> dict[str, Any]:
+        views = []
+        for view, flipped in self.augmentation.views(pixels, resized, _resize_to_edges):
+            sizes = (self.model.padded_size(*view.shape[:2]), view.shape[:2])
+            views.append(ViewOutputs(self._forward(np.asarray(view[None], np.float32)), *sizes, flipped))
+        maps = augmented_semantic_map(views, pixels.shape[:2], self.postprocess.before_inference)
+        return {"class_map": maps[0], "confidence": maps[1]}
+
+    def _call_model(self, images: Any) -> dict[str, Any]:
+        outputs = self.model(images, training=False)
+        return {key: outputs[key] for key in ("class_logits", "mask_logits", "logits") if key in outputs}
 
     def _run(self, images: Any, padded_size: Any, output_size: Any) -> dict[str, Any]:
         outputs = self.model(images, training=False)
@@ -259,7 +285,11 @@ def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _resize_to_edges(pixels: np.ndarray, shortest_edge: int, longest_edge: int | None) -> np.ndarray:
+    return _resize(pixels, shortest_edge_size(*pixels.shape[:2], shortest_edge, longest_edge))
+
+
+def _compiled(function: Callable[..., Any], num_sizes: int = 2) -> Callable[..., Any]:
     """One `tf.function` for images of all sizes, or the function itself on the other backends."""
     if keras.backend.backend() != "tensorflow":
         return function
@@ -267,7 +297,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     size = tf.TensorSpec((2,), tf.int32)
     images = tf.TensorSpec((1, None, None, 3), tf.float32)
-    return tf.function(function, input_signature=(images, size, size), autograph=False)
+    return tf.function(function, input_signature=(images, *[size] * num_sizes), autograph=False)
 
 
 def _label_space(model: Any, info: DatasetInfo | None) -> DatasetInfo:

@@ -123,6 +123,12 @@ ERRORS = {
 }
 
 
+ERRORS |= {  # of test-time augmentation
+    "evaluation: {metrics: [panoptic], augmentation: {shortest_edges: [64]}}": "evaluation.metrics must hold semantic",
+    "evaluation: {augmentation: {shortest_edges: [0]}}": "evaluation.augmentation.shortest_edges: must be positive",
+}
+
+
 @pytest.mark.parametrize(("text", "message"), ERRORS.items(), ids=range(len(ERRORS)))
 def test_errors_name_file_field_and_remedy(write, text, message):
     error = error_of(write(text))

@@ -14,6 +14,7 @@ import pytest
 from keras import ops
 from PIL import Image
 
+from kmaskformer.inference.augmented import Augmentation
 from kmaskformer.segmenter import Segmenter, as_pixels, shortest_edge_size
 from kmaskformer.structures import DatasetInfo
 
@@ -282,3 +283,19 @@ def test_jax_gives_the_same_without_tensorflow(model, tmp_path, repository):
     done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("equal")
+
+
+@pytest.mark.parametrize("resize_twice", [False, True])
+def test_test_time_augmentation_finds_the_same_blocks(resize_twice):
+    augmentation = Augmentation((24, 48, 96), resize_twice=resize_twice)
+    result = Segmenter(ColorModel(), augmentation=augmentation)(picture())
+    plain = Segmenter(ColorModel())(picture())
+    assert result.segmentation.shape == (48, 64)
+    assert (result.segmentation == plain.segmentation).mean() > 0.97
+    assert {segment["label"] for segment in result.segments} == {"red", "green", "blue"}
+
+
+@pytest.mark.parametrize("options", [{"task": "panoptic"}, {"task": "instance"}, {"inference": "general"}])
+def test_segments_of_several_views_are_not_averaged(options):
+    with pytest.raises(ValueError, match="averages the class scores of pixels, which only default semantic inference"):
+        Segmenter(ColorModel(), augmentation=Augmentation((24,)), **options)

@@ -85,6 +85,13 @@ class Truth(NamedTuple):
             image_id=image_id.decode() if isinstance(image_id, bytes) else str(image_id),
         )
 
+    @classmethod
+    def of_sample(cls, sample: Mapping[str, Any]) -> Truth:
+        """The truth of a reader's sample (`structures.Sample`)."""
+        labels = np.asarray(sample["labels"])
+        crowd = np.asarray(sample["is_crowd"], bool)
+        return cls(np.asarray(sample["segment_map"]), labels, crowd, np.ones(len(labels), bool), sample["image_id"])
+
     def semantic_map(self) -> np.ndarray:
         """`(height, width)` class ids, -1 where a pixel is in no segment; crowd segments have their class."""
         return self.classes_of(self.segment_map)
