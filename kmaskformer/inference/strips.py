@@ -14,7 +14,6 @@ from keras import ops
 
 from kmaskformer.inference.restore import Size
 from kmaskformer.inference.semantic import semantic_map, semantic_scores
-from kmaskformer.ops.resize import interpolation_matrix, multiply_both_sides
 
 STRIP_BYTES = 256 * 2**20
 """Memory for the scores and masks of one strip, about; what else is needed does not depend on the classes."""
@@ -94,11 +93,11 @@ def mean_semantic_map(
 
 
 def strip_height(num_classes: int, num_queries: int, image_size: Size, output_size: Size, strip_bytes: int) -> Any:
-    """Rows of the output that fit into the memory: of each the class scores at both sizes and the masks."""
+    """Rows of the output whose class scores and masks fit into the memory."""
     width = ops.maximum(image_size[1], output_size[1])
-    # A strip of the output needs as many rows of the image as the scale says; both have their scores.
+    # A row of the output needs so many of the image; the values of both exist, and copies while they are resized.
     rows = 1 + -(-image_size[0] // output_size[0])
-    row_bytes = 4 * (2 * num_classes + 2 * num_queries) * width * rows
+    row_bytes = 4 * 4 * (num_classes + num_queries) * width * rows
     return ops.clip(strip_bytes // row_bytes, 1, output_size[0])
 
 
@@ -108,45 +107,41 @@ def _counts(view: MapView) -> tuple[int, int]:
 
 def _scorer(view: MapView, output_size: Size, before_inference: bool, height: Any) -> Callable[[Any], Any]:
     """From the first row of a strip of the output to its scores `(1, classes, height, output width)`."""
-    score = (_masks_first if before_inference else _scores_first)(view, output_size, height)
-    return (lambda first: ops.flip(score(first), axis=-1)) if view.flipped else score
-
-
-def _masks_first(view: MapView, output_size: Size, height: Any) -> Callable[[Any], Any]:
-    """Scores from mask logits that are resized to the output."""
-    mask_logits = ops.cast(view.mask_logits, "float32")
-    rows, columns = (
-        ops.matmul(interpolation_matrix(view.image_size[axis], output_size[axis]), matrix)
-        for axis, matrix in enumerate(_enlarging(view))
-    )
-
-    def score(first: Any) -> Any:
-        strip = ops.slice(rows, (first, 0), (height, ops.shape(rows)[1]))
-        return semantic_scores(view.class_logits, multiply_both_sides(mask_logits, strip, columns))
-
-    return score
-
-
-def _scores_first(view: MapView, output_size: Size, height: Any) -> Callable[[Any], Any]:
-    """Scores that are resized to the output, from those of the rows of the view that the strip needs."""
-    mask_logits, image_height = ops.cast(view.mask_logits, "float32"), view.image_size[0]
-    enlarge, widen = _enlarging(view)
-    rows, columns = (interpolation_matrix(view.image_size[axis], output_size[axis]) for axis in (0, 1))
+    mask_logits, (image_height, image_width) = ops.cast(view.mask_logits, "float32"), view.image_size
+    mask_height, mask_width = ops.shape(mask_logits)[2:]
+    mask_columns = _samples(0, image_width, mask_width, view.padded_size[1])
+    columns = _samples(0, output_size[1], image_width, output_size[1])
     scale = ops.cast(image_height, "float32") / ops.cast(output_size[0], "float32")
-    # Two rows more than the strip covers: bilinear weights reach half a pixel beyond either end.
+    # Bilinear weights reach one row beyond those that the strip covers, at either end.
     span = ops.minimum(ops.cast(ops.ceil(ops.cast(height, "float32") * scale), "int32") + 2, image_height)
 
     def score(first: Any) -> Any:
-        begin = ops.floor((ops.cast(first, "float32") + 0.5) * scale - 0.5)
-        begin = ops.clip(ops.cast(begin, "int32"), 0, image_height - span)
-        needed = ops.slice(enlarge, (begin, 0), (span, ops.shape(enlarge)[1]))
-        scores = semantic_scores(view.class_logits, multiply_both_sides(mask_logits, needed, widen))
-        return multiply_both_sides(scores, ops.slice(rows, (first, begin), (height, span)), columns)
+        above, below, weights = _samples(first, height, image_height, output_size[0])
+        begin = ops.minimum(above[0], image_height - span)
+        masks = _resize_axis(mask_logits, *_samples(begin, span, mask_height, view.padded_size[0]), axis=2)
+        masks = _resize_axis(masks, *mask_columns, axis=3)
+        values = masks if before_inference else semantic_scores(view.class_logits, masks)
+        values = _resize_axis(values, above - begin, below - begin, weights, axis=2)
+        values = _resize_axis(values, *columns, axis=3)
+        scores = semantic_scores(view.class_logits, values) if before_inference else values
+        return ops.flip(scores, axis=-1) if view.flipped else scores
 
     return score
 
 
-def _enlarging(view: MapView) -> list[Any]:
-    """For rows and columns the weights that enlarge masks to the padded input and cut off the padding."""
-    lengths = ops.shape(view.mask_logits)[2:]
-    return [interpolation_matrix(lengths[axis], view.padded_size[axis])[: view.image_size[axis]] for axis in (0, 1)]
+def _samples(first: Any, count: Any, old_size: Any, new_size: Any) -> tuple[Any, Any, Any]:
+    """The two old pixels between which each of `count` new ones lies, and the weight of the second, `(count,)`.
+
+    As in `interpolation_matrix`; a matrix with two entries a row would cost a thousand times the work here.
+    """
+    scale = ops.cast(old_size, "float32") / ops.cast(new_size, "float32")
+    centers = (ops.cast(first + ops.arange(count, dtype="int32"), "float32") + 0.5) * scale - 0.5
+    centers = ops.clip(centers, 0.0, ops.cast(old_size, "float32") - 1.0)
+    lower = ops.floor(centers)
+    index = ops.cast(lower, "int32")
+    return index, ops.minimum(index + 1, old_size - 1), centers - lower
+
+
+def _resize_axis(values: Any, lower: Any, upper: Any, weights: Any, axis: int) -> Any:
+    weights = weights[:, None] if axis == 2 else weights
+    return ops.take(values, lower, axis=axis) * (1.0 - weights) + ops.take(values, upper, axis=axis) * weights

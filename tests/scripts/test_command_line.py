@@ -130,11 +130,22 @@ def test_evaluate_prints_and_writes_scores_and_pictures(run_script, run_folder, 
     assert (tmp_path / "metrics.csv").read_text().startswith("name,value")
 
 
-def test_evaluate_writes_the_files_of_the_official_tools(run_script, run_folder, tmp_path):
+def test_evaluate_writes_the_files_of_the_official_tools(run_script, run_folder, tmp_path, capsys):
     arguments = ["--config", run_folder / "config.yaml", "--weights", run_folder]
     with pytest.raises(SystemExit) as exit_:
-        run_script("evaluate", *arguments, "--predictions", tmp_path / "files")
+        run_script(
+            "evaluate",
+            *arguments,
+            "--predictions",
+            tmp_path / "files",
+            "--set",
+            "evaluation.metrics=[semantic, panoptic, instance]",
+            "evaluation.augmentation.shortest_edges=[48]",
+        )
     assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    assert "semantic_tta/mIoU " in printed and "instance/AP " in printed
+    assert isinstance(read_instances(tmp_path / "files" / "instances.json"), list)
     assert len(read_panoptic_file(tmp_path / "files" / "panoptic.json").annotations) == 2
     assert len(list((tmp_path / "files" / "labels").glob("*.png"))) == 2
     with pytest.raises(SystemExit, match="that writes predictions cannot be resumed"):
