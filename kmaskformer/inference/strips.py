@@ -107,7 +107,9 @@ def _counts(view: MapView) -> tuple[int, int]:
 
 def _scorer(view: MapView, output_size: Size, before_inference: bool, height: Any) -> Callable[[Any], Any]:
     """From the first row of a strip of the output to its scores `(1, classes, height, output width)`."""
-    mask_logits, (image_height, image_width) = ops.cast(view.mask_logits, "float32"), view.image_size
+    mask_logits = ops.cast(view.mask_logits, "float32")
+    # By index: in an export the size is a tensor, which cannot be unpacked.
+    image_height, image_width = view.image_size[0], view.image_size[1]
     mask_height, mask_width = ops.shape(mask_logits)[2:]
     mask_columns = _samples(0, image_width, mask_width, view.padded_size[1])
     columns = _samples(0, output_size[1], image_width, output_size[1])
