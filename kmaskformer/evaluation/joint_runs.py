@@ -80,10 +80,8 @@ def _scratch(size: int) -> tuple[np.ndarray, np.ndarray]:
     return _buffers.flags, _buffers.offsets
 
 
-def add_counts(counts: np.ndarray, rows: np.ndarray, columns: np.ndarray, lengths: np.ndarray) -> None:
-    """`counts[rows[i], columns[i]] += lengths[i]` for every i, in place; `counts` is a contiguous int64 matrix."""
-    cells = rows * counts.shape[1]
-    cells += columns
+def add_to_cells(counts: np.ndarray, cells: np.ndarray, lengths: np.ndarray) -> None:
+    """`counts.flat[cells[i]] += lengths[i]` for every i, in place; `counts` is contiguous int64."""
     if cells.size < counts.size:
         np.add.at(counts.reshape(-1), cells, lengths)
         return

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kmaskformer.evaluation.joint_runs import add_counts, joint_runs
+from kmaskformer.evaluation.joint_runs import add_to_cells, joint_runs
 from kmaskformer.evaluation.state import checked_state
 from kmaskformer.structures import VOID, DatasetInfo
 
@@ -52,7 +52,7 @@ class MeanIoU:
         self.ignore_value = ignore_value
         self.class_names = checked_class_names(class_names, num_classes)
         self.void_to_class = void_to_class
-        self._class_of_byte = np.minimum(np.arange(256), num_classes)
+        self._cells_of_byte = self._row_cells(np.arange(256)), self._columns(np.arange(256))
         self.reset()
 
     @classmethod
@@ -93,12 +93,11 @@ class MeanIoU:
         Raises:
             ValueError: If `true` holds another value.
         """
-        rows, columns = self._class_or_last(true), self._class_or_last(predicted)
-        if np.count_nonzero(rows == self.num_classes) != np.count_nonzero(true == self.ignore_value):
+        cells = self._cells_of_byte[0].take(true) if _is_byte(true) else self._row_cells(true)
+        cells += self._cells_of_byte[1].take(predicted) if _is_byte(predicted) else self._columns(predicted)
+        if cells.max(initial=0) >= self._counts.size:
             self._raise_bad_truth(true)
-        if self.void_to_class is not None:
-            columns[columns == self.num_classes] = self.void_to_class
-        add_counts(self._counts, rows, columns, lengths)
+        add_to_cells(self._counts, cells, lengths)
 
     def merge(self, other: MeanIoU) -> MeanIoU:
         """Adds the images that another instance has seen, for instance in another process; returns self."""
@@ -157,10 +156,20 @@ class MeanIoU:
             scores.update({f"{key}/{name}": float(v) for name, v in zip(self.class_names, values, strict=True)})
         return scores
 
+    def _row_cells(self, true: np.ndarray) -> np.ndarray:
+        """First cell of each value's row in the flat counts; beyond the last cell for what is no truth."""
+        rows = self._class_or_last(true)
+        rows[(rows == self.num_classes) & (true != self.ignore_value)] += 1
+        return rows * (self.num_classes + 1)
+
+    def _columns(self, predicted: np.ndarray) -> np.ndarray:
+        columns = self._class_or_last(predicted)
+        if self.void_to_class is not None:
+            columns[columns == self.num_classes] = self.void_to_class
+        return columns
+
     def _class_or_last(self, values: np.ndarray) -> np.ndarray:
         """The values as int64, K for all that are no class."""
-        if values.dtype in (np.uint8, np.bool_):
-            return self._class_of_byte.take(values)
         # Read as unsigned, negative numbers are huge, so that one minimum catches them too.
         return np.minimum(values.astype(np.int64).view(np.uint64), np.uint64(self.num_classes)).view(np.int64)
 
@@ -188,6 +197,11 @@ def checked_class_names(class_names: Sequence[str] | None, num_classes: int) -> 
 def mean_or_nan(values: np.ndarray) -> float:
     """The mean, NaN of nothing."""
     return float(np.mean(values)) if values.size else float("nan")
+
+
+def _is_byte(values: np.ndarray) -> bool:
+    """Whether values are 0..255 by their dtype, so that a look-up replaces all arithmetic."""
+    return values.dtype in (np.uint8, np.bool_)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

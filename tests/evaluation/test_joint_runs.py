@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from kmaskformer.evaluation.joint_runs import add_counts, joint_runs
+from kmaskformer.evaluation.joint_runs import add_to_cells, joint_runs
 from kmaskformer.evaluation.mean_iou import MeanIoU
 
 
@@ -79,14 +79,14 @@ def test_what_is_no_class_is_void_in_any_dtype(dtype):
         metric.update(np.zeros((1, 2), dtype), np.array([[0, outside]], dtype))
 
 
-def test_add_counts_is_exact_for_few_and_for_many_cells(rng):
+def test_add_to_cells_is_exact_for_few_and_for_many_cells(rng):
     for size in (5, 5000):
         counts = np.full((4, 6), 2**40)
         rows, columns = rng.integers(0, 4, size), rng.integers(0, 6, size)
         lengths = rng.integers(1, 2**20, size)
         expected = counts.copy()
         np.add.at(expected, (rows, columns), lengths)
-        add_counts(counts, rows, columns, lengths)
+        add_to_cells(counts, 6 * rows + columns, lengths)
         np.testing.assert_array_equal(counts, expected)
 
 
