@@ -293,13 +293,6 @@ def summarize(scores: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in scores.items() if key.count("/") <= 1}
 
 
-def format_scores(scores: Mapping[str, float]) -> str:
-    """A short table of the summary, one score a line, for a terminal."""
-    rows = [(key, _shown(value)) for key, value in summarize(scores).items()]
-    width = max((len(key) for key, _ in rows), default=0)
-    return "\n".join(f"{key:<{width}}  {value:>8}" for key, value in rows)
-
-
 def _segment_info(segment: Mapping[str, Any], segmentation: np.ndarray, info: DatasetInfo) -> dict[str, Any]:
     area = segment.get("area")
     return {
@@ -332,7 +325,3 @@ def _runs(text: str) -> list[int]:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value, shift = 0, 0
     return runs
-
-
-def _shown(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}" if abs(value) <= 1 else f"{value:g}"
