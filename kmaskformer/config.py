@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from kmaskformer.config_checks import SOURCES as SOURCES
 from kmaskformer.config_checks import check_config
 from kmaskformer.strict_yaml import ConfigError as ConfigError
 from kmaskformer.strict_yaml import read_values, to_dataclass, to_plain
@@ -163,9 +164,10 @@ class OptimizerConfig:
 class SplitConfig:
     """Where a split lies, relative to `data.root`.
 
-    `images`: glob pattern (folders) or folder (COCO). `labels`: pattern with `{stem}`, or folder (COCO).
-    `annotations`: panoptic JSON (COCO). `count`, `seed`: number and seed of generated scenes. `limit`: use the first
-    so many images only; 0 for all.
+    `images`: glob pattern (folders), folder (COCO, Cityscapes) or name of a split (TensorFlow Datasets). `labels`:
+    pattern with `{stem}`, or folder (COCO panoptic, Cityscapes).
+    `annotations`: panoptic or instance JSON (COCO). `count`, `seed`: number and seed of generated scenes. `limit`: use
+    the first so many images only; 0 for all.
     """
 
     images: str = ""
@@ -202,13 +204,14 @@ class AugmentationConfig:
 class DataConfig:
     """A dataset and the pipeline over it.
 
+    `source`: one of `SOURCES`, or `tfds:NAME` for a dataset of TensorFlow Datasets.
     `classes`: file (JSON or CSV) under `root`, or a published label space such as `ade20k_150`. `class_names` and
     `thing_names`: given here instead.
     `background`: class of the pixels outside all instances (instance folders). `class_divisor`: an instance id is
     class * divisor + number, where it is not 0. `test_shortest_edge: 0` evaluates images at their own size.
     """
 
-    source: Literal["shapes", "semantic_folder", "instance_folder", "coco_panoptic"] = "shapes"
+    source: str = "shapes"
     root: str = "."
     classes: str = ""
     class_names: tuple[str, ...] = ()
@@ -247,10 +250,12 @@ class TrainingConfig:
 class ViewsConfig:
     """Sizes and mirror images whose class scores are averaged, after the evaluation without; none if there is no edge.
 
+    `enabled: false` keeps the published sizes of a recipe for those who ask for them; they cost many times the rest.
     `resize_twice`: views are made from the picture as resized for testing, as in the published figures, instead of
     from the picture itself. `longest_edge: 0` sets no bound.
     """
 
+    enabled: bool = True
     shortest_edges: tuple[int, ...] = ()
     longest_edge: int = 0
     flip: bool = True

@@ -7,10 +7,21 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from kmaskformer.strict_yaml import ConfigError
+from kmaskformer.strict_yaml import ConfigError, choice_error
 
 if typing.TYPE_CHECKING:
     from kmaskformer.config import Config
+
+SOURCES = (
+    "shapes",
+    "semantic_folder",
+    "instance_folder",
+    "coco_panoptic",
+    "coco_instance",
+    "cityscapes_semantic",
+    "cityscapes_panoptic",
+)
+"""Kinds of datasets, beside those of TensorFlow Datasets."""
 
 _POSITIVE = (
     "model.num_classes",
@@ -55,7 +66,7 @@ def check_config(config: Config, where: str) -> None:
     Raises:
         ConfigError: If a number is out of range or two fields contradict each other.
     """
-    for check in (_check_ranges, _check_model, _check_kind, _check_evaluation, _check_augmentation):
+    for check in (_check_ranges, _check_model, _check_kind, _check_source, _check_evaluation, _check_augmentation):
         for message in check(config):
             raise ConfigError(f"{where}: {message}")
 
@@ -113,6 +124,12 @@ def _check_kind(config: Config) -> Iterator[str]:
             f"evaluation.metrics: model.name {model.name} knows no segments and can be scored on semantic only. "
             f"Received: {', '.join(others)}"
         )
+
+
+def _check_source(config: Config) -> Iterator[str]:
+    source = config.data.source
+    if source not in SOURCES and not source.startswith("tfds:"):
+        yield f"data.source: {choice_error((*SOURCES, 'tfds:NAME'), source)}"
 
 
 def _check_evaluation(config: Config) -> Iterator[str]:
