@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kmaskformer.evaluation.files import decode_mask, encode_mask
+from kmaskformer.data.run_lengths import decode_mask, encode_mask
 
 Record = Mapping[str, Any]
 _NEEDED = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id",)}

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from kmaskformer.evaluation.files import decode_mask, encode_mask
+from kmaskformer.data.run_lengths import decode_mask, encode_mask
 from kmaskformer.evaluation.instance_files import own_average_precision
 from kmaskformer.evaluation.instance_records import checked_results, checked_truth
 from kmaskformer.evaluation.score_files import score_instance_files
