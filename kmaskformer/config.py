@@ -21,10 +21,13 @@ from kmaskformer.strict_yaml import read_values, to_dataclass, to_plain
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
-    """A backbone. `norm` and `frozen_stages` act on ResNets, all fields after them on Swin.
+    """A backbone. `norm`, `frozen_stages` and `channels` act on ResNets, `mlp_ratio` and all after it on Swin.
 
-    `frozen_stages`: so many parts, from the stem on, are not trained. `qk_scale: 0` scales the products of queries and
-    keys by 1 / sqrt(channels of a head). `pretrain_image_size` acts with `absolute_position_embedding` only.
+    `frozen_stages`: so many parts, from the stem on, are not trained. `channels`: of the four stages, where they are
+    not the published network's; the stem has as many as the first. `coordinate_frequencies`: number of frequencies in
+    which the coordinates of pixels are appended to every feature map; 0, as in the paper, for none. `qk_scale: 0`
+    scales the products of queries and keys by 1 / sqrt(channels of a head). `pretrain_image_size` acts with
+    `absolute_position_embedding` only.
     """
 
     name: Literal[
@@ -40,6 +43,8 @@ class BackboneConfig:
     ] = "resnet50"
     norm: Literal["frozen", "batch"] = "frozen"
     frozen_stages: int = 0
+    channels: tuple[int, ...] = ()
+    coordinate_frequencies: int = 0
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     qk_scale: float = 0.0
