@@ -15,8 +15,8 @@ class InstanceFolder:
     """Images with maps whose pixels are instance ids; each id is one segment, 0 is background.
 
     Args:
-        images: Glob pattern relative to `root`, or a list of paths.
-        labels: Pattern with `{stem}` (and `{folder}`), or a list of paths; see `files.list_pairs`. Maps are 8- or
+        images: Glob pattern relative to `root`, a folder, or a list of paths.
+        labels: Pattern with `{stem}` (and `{folder}`), a folder, or a list of paths; see `files.list_pairs`. Maps are 8- or
             16-bit PNG or 32-bit TIFF.
         info: The label space.
         root: Folder of the dataset.
@@ -24,6 +24,7 @@ class InstanceFolder:
         class_divisor: How the id tells the class: `id // class_divisor` is the dataset's class id
             (`info.ignore_value` is void). 0 where it does not: then all instances are of `info`'s one thing class.
         limit: Only the first `limit` images; 0 for all.
+        require_labels: Whether an image without a map is an error now, and not only when it is read.
 
     Raises:
         FileNotFoundError: If nothing matches, or an image has no map.
@@ -43,6 +44,7 @@ class InstanceFolder:
         background: str | None = None,
         class_divisor: int = 0,
         limit: int = 0,
+        require_labels: bool = True,
     ) -> None:
         self.info = info
         self.class_divisor = class_divisor
@@ -54,10 +56,14 @@ class InstanceFolder:
                 f"then are of. Received: class_divisor={class_divisor}, thing classes {names}."
             )
         self._contiguous = {dataset_id: index for index, dataset_id in enumerate(info.dataset_ids)}
-        self.pairs = files.list_pairs(images, labels, root, limit)
+        self.pairs = files.list_pairs(images, labels, root, limit, require_labels)
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files of a sample: image and instance map."""
+        return (self.pairs[index].image, self.pairs[index].labels)
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
