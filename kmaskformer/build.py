@@ -168,6 +168,7 @@ def build_reader(config: configs.DataConfig, split: str) -> Any:
         "semantic_folder": _semantic_folder_reader,
         "instance_folder": _instance_folder_reader,
         "coco_panoptic": _coco_panoptic_reader,
+        "coco_instance": _coco_instance_reader,
     }
     return readers[config.source](config, getattr(config, split))
 
@@ -327,13 +328,23 @@ def _instance_folder_reader(config: configs.DataConfig, split: configs.SplitConf
 def _coco_panoptic_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
     from kmaskformer.data.coco_panoptic import CocoPanoptic
 
+    info = _coco_info(config)
+    return CocoPanoptic(split.images, split.labels, split.annotations, info, root=config.root, limit=split.limit)
+
+
+def _coco_instance_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.coco_instance import CocoInstances
+
+    return CocoInstances(split.images, split.annotations, _coco_info(config), root=config.root, limit=split.limit)
+
+
+def _coco_info(config: configs.DataConfig) -> DatasetInfo | None:
     if config.class_names or (config.thing_names and not config.classes):
         raise ValueError(
-            "data.source coco_panoptic takes names, ids and things from the categories of its JSON: "
+            f"data.source {config.source} takes names, ids and things from the categories of its JSON: "
             "remove data.class_names and data.thing_names"
         )
-    info = _read_info(config) if config.classes else None
-    return CocoPanoptic(split.images, split.labels, split.annotations, info, root=config.root, limit=split.limit)
+    return _read_info(config) if config.classes else None
 
 
 def _read_info(config: configs.DataConfig) -> DatasetInfo:

@@ -161,9 +161,9 @@ class OptimizerConfig:
 class SplitConfig:
     """Where a split lies, relative to `data.root`.
 
-    `images`: glob pattern (folders) or folder (COCO). `labels`: pattern with `{stem}`, or folder (COCO).
-    `annotations`: panoptic JSON (COCO). `count`, `seed`: number and seed of generated scenes. `limit`: use the first
-    so many images only; 0 for all.
+    `images`: glob pattern (folders) or folder (COCO). `labels`: pattern with `{stem}`, or folder (COCO panoptic).
+    `annotations`: panoptic or instance JSON (COCO). `count`, `seed`: number and seed of generated scenes. `limit`: use
+    the first so many images only; 0 for all.
     """
 
     images: str = ""
@@ -206,7 +206,7 @@ class DataConfig:
     class * divisor + number, where it is not 0. `test_shortest_edge: 0` evaluates images at their own size.
     """
 
-    source: Literal["shapes", "semantic_folder", "instance_folder", "coco_panoptic"] = "shapes"
+    source: Literal["shapes", "semantic_folder", "instance_folder", "coco_panoptic", "coco_instance"] = "shapes"
     root: str = "."
     classes: str = ""
     class_names: tuple[str, ...] = ()

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kmaskformer.evaluation.files import decode_mask, info_of_categories
+from kmaskformer.data.run_lengths import decode_mask
+from kmaskformer.evaluation.files import info_of_categories
 from kmaskformer.evaluation.instance_precision import MAX_DETECTIONS, AveragePrecision, Instances
 
 
