@@ -214,28 +214,10 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, 
 
 def build_transforms(config: configs.AugmentationConfig) -> list[Callable[..., Any]]:
     """The training transforms in the order in which they act."""
-    from kmaskformer.data import transforms
+    from kmaskformer.data.augmentation import transform_chain
 
-    chain: list[Callable[..., Any]] = []
-    if config.shortest_edges:
-        sizes, longest = list(config.shortest_edges), config.longest_edge
-        chain.append(functools.partial(transforms.resize_shortest_edge, sizes=sizes, longest_edge=longest))
-    if config.scale_range:
-        low, high = config.scale_range
-        chain.append(functools.partial(transforms.random_scale, low=low, high=high, stretch=config.stretch))
-    if config.crop:
-        chain.append(functools.partial(transforms.random_crop, size=tuple(config.crop)))
-    if config.color:
-        chain.append(transforms.ssd_color)
-    if config.quarter_turns:
-        chain.append(transforms.random_quarter_turn)
-    if config.horizontal_flip:
-        chain.append(transforms.random_flip)
-    if config.vertical_flip:
-        chain.append(functools.partial(transforms.random_flip, vertical=True))
-    if config.crop:
-        chain.append(functools.partial(transforms.pad, size=tuple(config.crop)))
-    return chain
+    options = {key: value for key, value in vars(config).items() if key not in ("drop_empty_segments", "map_resize")}
+    return transform_chain(**options, nearest=config.map_resize)
 
 
 def build_evaluators(config: configs.EvaluationConfig) -> list[Any]:

@@ -176,23 +176,28 @@ class SplitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentationConfig:
-    """Training transforms, in this order: resize, crop, colour, flips and turns, padding.
+    """Training transforms; `data.augmentation.transform_chain` describes the fields and their order.
 
-    `shortest_edges`: one is drawn per image; empty for no resize. `scale_range`: instead, a factor drawn uniformly
-    for the image's own size, and `stretch`, by how much each side may differ from it. `crop`: `(height, width)`,
-    empty for none; smaller images are padded to it. `drop_empty_segments: false` keeps segments that a crop removed
-    as empty masks with a class, as the reference's panoptic recipes do.
+    `map_resize`: which pixel a resized label map takes, `floor` (published semantic recipes) or `center` (panoptic).
+    `drop_empty_segments: false` keeps segments that a crop removed as empty masks with a class, as the reference's
+    panoptic recipes do.
     """
 
     shortest_edges: tuple[int, ...] = ()
     longest_edge: int = 2048
     scale_range: tuple[float, ...] = ()
     stretch: float = 0.0
+    jitter_range: tuple[float, ...] = ()
     crop: tuple[int, ...] = ()
+    largest_class: float = 1.0
+    range_crop: tuple[int, ...] = ()
+    range_crop_edges: tuple[int, ...] = (400, 500, 600)
+    range_crop_probability: float = 0.5
     horizontal_flip: bool = True
     vertical_flip: bool = False
     quarter_turns: bool = False
     color: bool = False
+    map_resize: Literal["floor", "center"] = "floor"
     drop_empty_segments: bool = True
 
 
@@ -520,21 +525,24 @@ def _validate(config: Config, where: str) -> None:
             f"{where}: model.transformer_decoder.num_heads: must divide hidden_dim ({decoder.hidden_dim}). "
             f"Received: {decoder.num_heads}"
         )
-    augmentation = config.data.augmentation
-    for name, value in (("crop", augmentation.crop), ("scale_range", augmentation.scale_range)):
+    _validate_augmentation(config.data.augmentation, f"{where}: data.augmentation")
+
+
+def _validate_augmentation(augmentation: AugmentationConfig, where: str) -> None:
+    for name in ("crop", "scale_range", "jitter_range", "range_crop"):
+        value = getattr(augmentation, name)
         if len(value) not in (0, 2):
-            raise ConfigError(
-                f"{where}: data.augmentation.{name}: must have 2 entries or none. Received: {list(value)}"
-            )
-    if augmentation.scale_range and not 0 < augmentation.scale_range[0] <= augmentation.scale_range[1]:
-        raise ConfigError(
-            f"{where}: data.augmentation.scale_range: must be two increasing positive numbers. "
-            f"Received: {list(augmentation.scale_range)}"
-        )
-    if augmentation.shortest_edges and augmentation.scale_range:
-        raise ConfigError(
-            f"{where}: data.augmentation: `shortest_edges` and `scale_range` both choose the size; set one of them"
-        )
+            raise ConfigError(f"{where}.{name}: must have 2 entries or none. Received: {list(value)}")
+        if name != "crop" and value and not 0 < value[0] <= value[1]:
+            raise ConfigError(f"{where}.{name}: must be two increasing positive numbers. Received: {list(value)}")
+    for name in ("largest_class", "range_crop_probability"):
+        if not 0 <= getattr(augmentation, name) <= 1:
+            raise ConfigError(f"{where}.{name}: must lie in 0..1. Received: {getattr(augmentation, name)}")
+    ways = [name for name in ("shortest_edges", "scale_range", "jitter_range") if getattr(augmentation, name)]
+    if len(ways) > 1:
+        raise ConfigError(f"{where}: {' and '.join(f'`{name}`' for name in ways)} choose the size; set one of them")
+    if augmentation.jitter_range and not augmentation.crop:
+        raise ConfigError(f"{where}.jitter_range: needs `crop`, the size that images are fitted into first")
 
 
 def _validate_kind(config: Config, where: str) -> None:

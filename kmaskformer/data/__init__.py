@@ -31,7 +31,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(pipeline, name)
     if name == "standard_transforms":
-        from kmaskformer.data.recipes import standard_transforms
+        from kmaskformer.data.augmentation import standard_transforms
 
         return standard_transforms
     raise AttributeError(f"module 'kmaskformer.data' has no attribute {name!r}. Public names: {', '.join(__all__)}")

@@ -70,11 +70,15 @@ def choose_corner(
     A class fills a window that has `largest_class` or more of the labelled pixels in it, or all of them.
     """
 
+    labels = sample["labels"]
+    if "membership" in sample:  # the map holds regions: the class of the first segment that a region is in
+        labels = tf.gather(labels, tf.argmax(sample["membership"], axis=0, output_type=tf.int32))
+
     def choose(*values: np.ndarray) -> np.ndarray:
         return _choose_corner(*values, largest_class, nearest)
 
     corner = tf.numpy_function(
-        choose, [sample["segment_map"], sample["labels"], size, window_size, corners], tf.int32, stateful=False
+        choose, [sample["segment_map"], labels, size, window_size, corners], tf.int32, stateful=False
     )
     return tf.ensure_shape(corner, (2,))
 
@@ -85,11 +89,13 @@ def nearest_positions(length: int, new_length: int, start: int, count: int, near
     `floor` is PyTorch's (`floor(position * scale)` in float32: halving 0..7 gives 0 2 4 6), which the published
     semantic recipes use; `center` is Pillow's (1 3 5 7), which the panoptic ones use.
     """
-    positions = np.arange(start, start + count)
     if nearest == "center":
-        positions = np.floor((positions + 0.5) * (length / new_length))
+        # Added up step by step, as Pillow does: the rounding decides where a middle falls between two pixels.
+        steps = np.full(start + count, length / new_length)
+        steps[:1] /= 2
+        positions = np.cumsum(steps)[start:]
     else:
-        positions = positions.astype(np.float32) * (np.float32(length) / np.float32(new_length))
+        positions = np.arange(start, start + count).astype(np.float32) * (np.float32(length) / np.float32(new_length))
     return np.minimum(positions.astype(np.int64), length - 1)
 
 
