@@ -5,7 +5,6 @@ A choice among implementations is a dict in this file; there is no registry.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -16,8 +16,8 @@ class InstanceFolder:
 
     Args:
         images: Glob pattern relative to `root`, a folder, or a list of paths.
-        labels: Pattern with `{stem}` (and `{folder}`), a folder, or a list of paths; see `files.list_pairs`. Maps are 8- or
-            16-bit PNG or 32-bit TIFF.
+        labels: Pattern with `{stem}` (and `{folder}`), a folder, or a list of paths; see `files.list_pairs`. Maps are
+            8- or 16-bit PNG or 32-bit TIFF.
         info: The label space.
         root: Folder of the dataset.
         background: Name of the stuff class of pixels that hold 0; `None` makes them void.

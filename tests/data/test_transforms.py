@@ -87,7 +87,9 @@ def test_image_and_map_stay_aligned(name):
         for channel, axis, positions in ((0, 0, rows), (1, 1, columns)):
             # Bilinear takes the middle of a target pixel, nearest the upper left or the middle; a source pixel is 4
             # levels. How far apart pixels were, the map itself tells; a whole step never is more than half off.
-            step = np.ptp(positions[seen]) / max(positions.shape[axis] - 1, 1) if "s" in name and "cale" in name else 1.0
+            step = (
+                np.ptp(positions[seen]) / max(positions.shape[axis] - 1, 1) if "s" in name and "cale" in name else 1.0
+            )
             step = max(step, 1.0) if "resize" in name or "scale" in name else 0.0
             tolerance = 4 * (0.5 * step + 0.5) + 0.5 if step else 0.0
             assert np.abs(image[..., channel][seen] - 4 * positions[seen]).max() <= tolerance
@@ -258,7 +260,7 @@ def test_range_crop_takes_half_of_the_images_and_every_size():
 
 def test_a_crop_that_one_class_fills_is_drawn_again():
     """Class 1 is a strip of 10 of 60 columns: nearly all crops of 10 columns hold one class only."""
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    columns = np.mgrid[:HEIGHT, :WIDTH][1]
     sample = coordinates() | {
         "segment_map": tf.constant((columns // 10 == 5).astype(np.int32)),
         "labels": tf.constant([3, 1]),
