@@ -157,11 +157,24 @@ class OptimizerConfig:
     schedule: ScheduleConfig = ScheduleConfig()
 
 
+SOURCES = (
+    "shapes",
+    "semantic_folder",
+    "instance_folder",
+    "coco_panoptic",
+    "coco_instance",
+    "cityscapes_semantic",
+    "cityscapes_panoptic",
+)
+"""Kinds of datasets, beside those of TensorFlow Datasets."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SplitConfig:
     """Where a split lies, relative to `data.root`.
 
-    `images`: glob pattern (folders) or folder (COCO). `labels`: pattern with `{stem}`, or folder (COCO panoptic).
+    `images`: glob pattern (folders), folder (COCO, Cityscapes) or name of a split (TensorFlow Datasets). `labels`:
+    pattern with `{stem}`, or folder (COCO panoptic, Cityscapes).
     `annotations`: panoptic or instance JSON (COCO). `count`, `seed`: number and seed of generated scenes. `limit`: use
     the first so many images only; 0 for all.
     """
@@ -205,13 +218,14 @@ class AugmentationConfig:
 class DataConfig:
     """A dataset and the pipeline over it.
 
+    `source`: one of `SOURCES`, or `tfds:NAME` for a dataset of TensorFlow Datasets.
     `classes`: file (JSON or CSV) under `root`, or a published label space such as `ade20k_150`. `class_names` and
     `thing_names`: given here instead.
     `background`: class of the pixels outside all instances (instance folders). `class_divisor`: an instance id is
     class * divisor + number, where it is not 0. `test_shortest_edge: 0` evaluates images at their own size.
     """
 
-    source: Literal["shapes", "semantic_folder", "instance_folder", "coco_panoptic", "coco_instance"] = "shapes"
+    source: str = "shapes"
     root: str = "."
     classes: str = ""
     class_names: tuple[str, ...] = ()
@@ -250,10 +264,12 @@ class TrainingConfig:
 class ViewsConfig:
     """Sizes and mirror images whose class scores are averaged, after the evaluation without; none if there is no edge.
 
+    `enabled: false` keeps the published sizes of a recipe for those who ask for them; they cost many times the rest.
     `resize_twice`: views are made from the picture as resized for testing, as in the published figures, instead of
     from the picture itself. `longest_edge: 0` sets no bound.
     """
 
+    enabled: bool = True
     shortest_edges: tuple[int, ...] = ()
     longest_edge: int = 0
     flip: bool = True
@@ -501,6 +517,8 @@ def _validate(config: Config, where: str) -> None:
             f"own. Received: {config.model.size_divisibility}"
         )
     _validate_kind(config, where)
+    if not config.data.source.startswith("tfds:"):
+        _convert_choice((*SOURCES, "tfds:NAME"), config.data.source, where, "data.source")
     evaluation = config.evaluation
     for name in ("object_mask_threshold", "overlap_threshold", "score_threshold"):
         value = getattr(evaluation, name)
