@@ -165,6 +165,7 @@ SOURCES = (
     "coco_instance",
     "cityscapes_semantic",
     "cityscapes_panoptic",
+    "examples",
 )
 """Kinds of datasets, beside those of TensorFlow Datasets."""
 
@@ -173,15 +174,17 @@ SOURCES = (
 class SplitConfig:
     """Where a split lies, relative to `data.root`.
 
-    `images`: glob pattern (folders), folder (COCO, Cityscapes) or name of a split (TensorFlow Datasets). `labels`:
-    pattern with `{stem}`, or folder (COCO panoptic, Cityscapes).
-    `annotations`: panoptic or instance JSON (COCO). `count`, `seed`: number and seed of generated scenes. `limit`: use
-    the first so many images only; 0 for all.
+    `images`: glob pattern or folder (folders), folder (COCO, Cityscapes) or name of a split (TensorFlow Datasets).
+    `labels`: pattern with `{stem}` or folder (folders), or folder (COCO panoptic, Cityscapes). `annotations`: panoptic
+    or instance JSON (COCO). `examples`: a Python function that returns them, `"module:function"`; see
+    `data.sources.from_examples`. `count`, `seed`: number and seed of generated scenes. `limit`: use the first so many
+    images only; 0 for all.
     """
 
     images: str = ""
     labels: str = ""
     annotations: str = ""
+    examples: str = ""
     count: int = 0
     seed: int = 0
     limit: int = 0
@@ -223,6 +226,10 @@ class DataConfig:
     `thing_names`: given here instead.
     `background`: class of the pixels outside all instances (instance folders). `class_divisor`: an instance id is
     class * divisor + number, where it is not 0. `test_shortest_edge: 0` evaluates images at their own size.
+    `batch_shapes`: sizes to pad training batches to, where there is no crop. `cache`: decoded samples stay in memory,
+    `cache_folder`: in this folder. `reduced_decoding`: JPEG files of twice the largest of
+    `augmentation.shortest_edges` or more are decoded at a half, a quarter or an eighth of their size (folders only).
+    `on_error: skip` goes on where a sample cannot be read, and lists it at the end.
     """
 
     source: str = "shapes"
@@ -242,7 +249,11 @@ class DataConfig:
     batch_size: int = 16
     test_batch_size: int = 1
     max_segments: int = 0
+    batch_shapes: tuple[tuple[int, int], ...] = ()
     cache: bool = False
+    cache_folder: str = ""
+    reduced_decoding: bool = False
+    on_error: Literal["raise", "skip"] = "raise"
     seed: int = 0
     workers: int = 2
 

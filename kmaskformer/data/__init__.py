@@ -9,6 +9,7 @@ from kmaskformer.data.sources import (
     from_coco_panoptic,
     from_examples,
     from_folders,
+    from_tfds,
 )
 from kmaskformer.data.subset import Subset, split
 
@@ -19,6 +20,7 @@ __all__ = [
     "from_coco_panoptic",
     "from_examples",
     "from_folders",
+    "from_tfds",
     "split",
     "standard_transforms",
     "training_dataset",

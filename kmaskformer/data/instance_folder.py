@@ -25,6 +25,7 @@ class InstanceFolder:
             (`info.ignore_value` is void). 0 where it does not: then all instances are of `info`'s one thing class.
         limit: Only the first `limit` images; 0 for all.
         require_labels: Whether an image without a map is an error now, and not only when it is read.
+        least_edge: If not 0, JPEG files may be decoded at a reduced size; see `images.read_pair`.
 
     Raises:
         FileNotFoundError: If nothing matches, or an image has no map.
@@ -45,7 +46,9 @@ class InstanceFolder:
         class_divisor: int = 0,
         limit: int = 0,
         require_labels: bool = True,
+        least_edge: int = 0,
     ) -> None:
+        self._least_edge = least_edge
         self.info = info
         self.class_divisor = class_divisor
         self._background_id = _background_id(info, background)
@@ -67,7 +70,7 @@ class InstanceFolder:
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image, id_map = images.read_pair(pair.image, pair.labels)
+        image, id_map = images.read_pair(pair.image, pair.labels, least_edge=self._least_edge)
         ids, rows = _distinct(id_map, pair.labels)
         labels = self._classes(ids, pair.labels)
         kept = labels != VOID

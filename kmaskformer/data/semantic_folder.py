@@ -25,6 +25,7 @@ class SemanticFolder:
         root: Folder of the dataset.
         limit: Only the first `limit` images; 0 for all.
         require_labels: Whether an image without a label map is an error now, and not only when it is read.
+        least_edge: If not 0, JPEG files may be decoded at a reduced size; see `images.read_pair`.
 
     Raises:
         FileNotFoundError: If nothing matches, or an image has no label map.
@@ -42,7 +43,9 @@ class SemanticFolder:
         root: str | Path = ".",
         limit: int = 0,
         require_labels: bool = True,
+        least_edge: int = 0,
     ) -> None:
+        self._least_edge = least_edge
         self.info = info
         self.pairs = files.list_pairs(images, labels, root, limit, require_labels)
 
@@ -53,9 +56,13 @@ class SemanticFolder:
         """The files of a sample: image and label map."""
         return (self.pairs[index].image, self.pairs[index].labels)
 
+    def label_file(self, index: int) -> Path:
+        """The label map of a sample, for those who want the stored values."""
+        return self.pairs[index].labels
+
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image, label_map = images.read_pair(pair.image, pair.labels)
+        image, label_map = images.read_pair(pair.image, pair.labels, least_edge=self._least_edge)
         segment_map, labels = segments_of_classes(label_map, self.info, pair.labels)
         is_crowd = np.zeros(len(labels), bool)
         return Sample(image=image, segment_map=segment_map, labels=labels, is_crowd=is_crowd, image_id=pair.image_id)

@@ -125,6 +125,34 @@ def from_coco_panoptic(
     return CocoPanoptic(*paths, info, limit=limit)
 
 
+def from_tfds(
+    name: str,
+    split: str = "train",
+    classes: Classes | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    limit: int = 0,
+) -> Any:
+    """A dataset that TensorFlow Datasets has prepared; needs `pip install kmaskformer[data]`.
+
+    Args:
+        name: As for `tfds.builder`: `"oxford_iiit_pet"`, `"coco/2017_panoptic"`.
+        split: `"train"`, or a part such as `"train[:80%]"`.
+        classes: The label space, where the dataset does not tell.
+        data_dir: Folder of the prepared datasets; by default the library's.
+        limit: Only the first `limit` examples; 0 for all.
+
+    Raises:
+        ImportError: If the library is not installed.
+        FileNotFoundError: If the dataset is not prepared.
+        ValueError: If there is no such dataset or split, or it has no masks.
+    """
+    from kmaskformer.data.tfds_reader import TfdsReader
+
+    info = None if classes is None else class_record(classes)
+    return TfdsReader(name, split, info, None if data_dir is None else str(data_dir), limit)
+
+
 def from_examples(
     examples: Iterable[Any], classes: Classes, *, things: Sequence[str | int] = (), ignore_value: int | None = None
 ) -> Examples:
