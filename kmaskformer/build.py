@@ -125,12 +125,15 @@ def build_criterion(config: configs.LossConfig) -> SetCriterion | PerPixelCriter
             "loss_mask": config.mask_weight,
             "loss_dice": config.dice_weight,
         },
-        matcher=FixedMatcher() if fixed else HungarianMatcher(**costs, solver=config.matcher),
+        matcher=FixedMatcher()
+        if fixed
+        else HungarianMatcher(**costs, solver=config.matcher, ignore_void=config.ignore_void),
         no_object_weight=config.no_object_weight,
         deep_supervision=config.deep_supervision,
         ce_normalization=config.ce_normalization,
         mask_stride=config.mask_stride,
         point_sampling=_build_point_sampling(config),
+        ignore_void=config.ignore_void,
     )
 
 

@@ -108,7 +108,8 @@ class LossConfig:
     """Weights of the loss terms and of the matching cost, both over all decoder layers.
 
     `mask_stride`: the mask losses are taken at the targets' size divided by it, 1 as in the paper. `num_points`: or at
-    so many sampled points per mask, to which the two fields after it belong; 0 for none.
+    so many sampled points per mask, to which the two fields after it belong; 0 for none. `ignore_void`: pixels of no
+    segment are left out of the mask terms of loss and matching, where the paper takes them for background.
 
     `per_pixel` is the cross-entropy of every pixel: of the other fields, `cross_entropy_weight`, `deep_supervision` and
     `ce_normalization` act on it. `matcher: fixed` matches query i with class i, at no cost.
@@ -129,6 +130,7 @@ class LossConfig:
     num_points: int = 0
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
+    ignore_void: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
