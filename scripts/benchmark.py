@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import benchmark_data
 import numpy as np
 from PIL import Image
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     add_evaluation_command(commands)
+    benchmark_data.add_data_command(commands)
     options = parser.parse_args(arguments)
     options.run(options)
 
