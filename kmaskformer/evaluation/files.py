@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.structures import DatasetInfo
 
 
@@ -226,28 +227,6 @@ def read_instances(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed run lengths of a `(height, width)` bool mask, as pycocotools writes and reads them.
-
-    Runs go down the columns and start with a (possibly empty) run of zeros. From the fourth on, each is stored as the
-    difference to the run two before; five bits a character, lowest first, offset 48, bit 6 = more follow.
-    """
-    flat = np.asarray(mask).astype(bool).reshape(-1, order="F")
-    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate([[0] if not flat.size or not flat[0] else [0, 0], borders, [flat.size]]))
-    deltas = runs.copy()
-    deltas[3:] -= runs[1:-2]
-    return {"size": [int(side) for side in mask.shape], "counts": "".join(_characters(int(d)) for d in deltas)}
-
-
-def decode_mask(segmentation: Mapping[str, Any]) -> np.ndarray:
-    """The `(height, width)` bool mask of COCO run lengths, compressed (text) or not (a list)."""
-    counts = segmentation["counts"]
-    runs = list(counts) if isinstance(counts, list) else _runs(counts)
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(segmentation["size"], order="F")
-
-
 def read_json(path: str | Path) -> Any:
     """Reads a JSON file; errors name it."""
     path = Path(path)
@@ -301,27 +280,3 @@ def _segment_info(segment: Mapping[str, Any], segmentation: np.ndarray, info: Da
         "area": int(np.count_nonzero(segmentation == segment["id"]) if area is None else area),
         "iscrowd": 0,
     }
-
-
-def _characters(value: int) -> str:
-    characters = []
-    while True:
-        bits, value = value & 31, value >> 5
-        done = value == (-1 if bits & 16 else 0)
-        characters.append(chr(48 + (bits if done else bits | 32)))
-        if done:
-            return "".join(characters)
-
-
-def _runs(text: str) -> list[int]:
-    runs, value, shift = [], 0, 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        value -= (1 << shift) if bits & 16 else 0
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value, shift = 0, 0
-    return runs

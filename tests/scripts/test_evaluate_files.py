@@ -8,8 +8,9 @@ import json
 import numpy as np
 import pytest
 
+from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.evaluation import score_files
-from kmaskformer.evaluation.files import PanopticWriter, encode_mask, instance_record, write_instances, write_label_map
+from kmaskformer.evaluation.files import PanopticWriter, instance_record, write_instances, write_label_map
 from kmaskformer.structures import DatasetInfo
 
 INFO = DatasetInfo("toy", ("person", "sky"), thing_ids=(0,), dataset_ids=(1, 187))
