@@ -8,8 +8,7 @@ from pathlib import Path
 
 from kmaskformer import experiment
 from kmaskformer.config import load_config
-from kmaskformer.evaluation.files import format_scores
-from kmaskformer.evaluation.score_tables import format_classes
+from kmaskformer.evaluation.score_tables import format_classes, format_scores
 
 
 def main() -> None:
