@@ -35,7 +35,7 @@ RECIPES = {
 }
 
 
-def add_data_command(commands: argparse._SubParsersAction) -> None:
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("data", help="training recipes against decoding alone, images a second per core")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--images", metavar="DIR", help="folder of JPEG files to use instead of generated pictures")
