@@ -1,7 +1,7 @@
 """Speed of the parts, each against a plain baseline: `python scripts/benchmark.py evaluation`.
 
-Each subcommand prints one line per measurement: the median time of the baseline and of this package, and their ratio.
-Baseline and package take turns, so that a busy machine slows both.
+Each subcommand prints one line per measurement: the time of the baseline and of this package, and their ratio.
+Both take turns, so that a busy machine slows both.
 """
 
 from __future__ import annotations
