@@ -140,8 +140,12 @@ def _build_point_sampling(config: configs.LossConfig) -> PointSampling | None:
     return PointSampling(config.num_points, config.oversample_ratio, config.importance_ratio)
 
 
-def build_optimizer(config: configs.OptimizerConfig) -> keras.optimizers.Optimizer:
+def build_optimizer(config: configs.OptimizerConfig, skip_nonfinite: bool = False) -> keras.optimizers.Optimizer:
     """The optimizer with its schedule, from the `optimizer` section of a configuration.
+
+    Args:
+        config: The section.
+        skip_nonfinite: Whether updates whose gradient is not finite are left out.
 
     Raises:
         ValueError: If the schedule needs a number of steps and has none (`load_config` fills it in).
@@ -151,7 +155,10 @@ def build_optimizer(config: configs.OptimizerConfig) -> keras.optimizers.Optimiz
         "weight_decay": config.weight_decay,
         "backbone_multiplier": config.backbone_multiplier,
         "clip_norm": config.clip_norm or None,
+        "skip_nonfinite": skip_nonfinite,
     }
+    if config.ema:
+        options |= {"use_ema": True, "ema_momentum": config.ema}
     return AdamW(**options) if config.name == "adamw" else SGD(**options, momentum=config.momentum)
 
 
@@ -209,6 +216,13 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, 
         first_batch=first_batch,
         workers=config.workers,
     )
+
+
+def training_images(config: configs.DataConfig, reader: Any, batch: int) -> list[str]:
+    """Images of the training batch of a number, counted from 0 since the start of the run."""
+    from kmaskformer.data.batch_images import batch_images
+
+    return batch_images(reader, batch, config.batch_size, config.seed)
 
 
 def build_transforms(config: configs.AugmentationConfig) -> list[Callable[..., Any]]:

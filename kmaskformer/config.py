@@ -146,7 +146,10 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW or SGD with the reference's parameter groups. `clip_norm: 0` turns clipping off."""
+    """AdamW or SGD with the reference's parameter groups. `clip_norm: 0` turns clipping off.
+
+    `ema`: momentum of a running average of the weights, which is then what is evaluated and saved; 0 for none.
+    """
 
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1.0e-4
@@ -154,6 +157,7 @@ class OptimizerConfig:
     backbone_multiplier: float = 0.1
     clip_norm: float = 0.01
     momentum: float = 0.9
+    ema: float = 0.0
     schedule: ScheduleConfig = ScheduleConfig()
 
 
@@ -230,7 +234,10 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Length and rhythm of a run, in optimisation steps."""
+    """Length and rhythm of a run, in optimisation steps.
+
+    `accumulation_steps`: each batch is worked off in so many parts, for the memory of a part and the same gradient.
+    """
 
     steps: int = 160000
     evaluate_every: int = 5000
@@ -239,6 +246,7 @@ class TrainingConfig:
     seed: int = 0
     jit_compile: bool = False
     deterministic: bool = False
+    accumulation_steps: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -464,6 +472,7 @@ def _validate(config: Config, where: str) -> None:
         "loss.mask_stride": config.loss.mask_stride,
         "training.steps": config.training.steps,
         "training.log_every": config.training.log_every,
+        "training.accumulation_steps": config.training.accumulation_steps,
         "data.augmentation.crop": min(config.data.augmentation.crop, default=1),
         "evaluation.augmentation.shortest_edges": min(config.evaluation.augmentation.shortest_edges, default=1),
         "data.augmentation.shortest_edges": min(config.data.augmentation.shortest_edges, default=1),
@@ -496,6 +505,13 @@ def _validate(config: Config, where: str) -> None:
             f"own. Received: {config.model.size_divisibility}"
         )
     _validate_kind(config, where)
+    if not 0 <= config.optimizer.ema < 1:
+        raise ConfigError(f"{where}: optimizer.ema: must be at least 0 and below 1. Received: {config.optimizer.ema}")
+    if config.data.batch_size % config.training.accumulation_steps:
+        raise ConfigError(
+            f"{where}: training.accumulation_steps: must divide data.batch_size ({config.data.batch_size}). "
+            f"Received: {config.training.accumulation_steps}"
+        )
     evaluation = config.evaluation
     for name in ("object_mask_threshold", "overlap_threshold", "score_threshold"):
         value = getattr(evaluation, name)

@@ -72,6 +72,10 @@ class CocoPanoptic:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def image_path(self, index: int) -> Path:
+        """File of an image."""
+        return self._entries[index].image
+
     def __getitem__(self, index: int) -> Sample:
         entry = self._entries[index]
         image, id_map = image_files.read_pair(entry.image, entry.labels_png, image_files.read_panoptic_ids)

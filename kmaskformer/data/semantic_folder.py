@@ -48,6 +48,10 @@ class SemanticFolder:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def image_path(self, index: int) -> Path:
+        """File of an image."""
+        return self.pairs[index].image
+
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
         image, label_map = images.read_pair(pair.image, pair.labels)
