@@ -5,7 +5,10 @@ A choice among implementations is a dict in this file; there is no registry.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -193,6 +196,7 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, 
         A dataset of `(ModelInputs, Targets)` with the attributes `dataset_info` and `steps_per_epoch`.
     """
     from kmaskformer.data import pipeline
+    from kmaskformer.data.service import Service
 
     reader = build_reader(config, split) if reader is None else reader
     if split == "val":
@@ -215,7 +219,27 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, 
         cache=config.cache,
         first_batch=first_batch,
         workers=config.workers,
+        service=Service(config.service, _reader_name(config)) if config.service else None,
     )
+
+
+def offer_reader(config: configs.DataConfig) -> Any:
+    """Makes the training reader available to pipelines that run in this process for another; see `data.service`.
+
+    Returns:
+        The reader.
+    """
+    from kmaskformer.data import pipeline
+
+    reader = build_reader(config, "train")
+    pipeline.offer_reader(pipeline.cached(reader) if config.cache else reader, _reader_name(config))
+    return reader
+
+
+def _reader_name(config: configs.DataConfig) -> str:
+    """The same for all processes whose configurations name the same training data."""
+    described = configs.config_to_dict(dataclasses.replace(config, service="", workers=1, batch_size=1, root=""))
+    return f"kmaskformer/{hashlib.sha1(json.dumps(described).encode()).hexdigest()[:12]}"
 
 
 def training_images(config: configs.DataConfig, reader: Any, batch: int) -> list[str]:
@@ -279,7 +303,8 @@ def build_augmentation(config: configs.ViewsConfig) -> Augmentation | None:
 def _build_backbone(config: configs.BackboneConfig, precision: str) -> keras.layers.Layer:
     if config.name in RESNETS:
         options = RESNETS[config.name]
-        return ResNet(**options, norm=config.norm, frozen_stages=config.frozen_stages, dtype=precision)
+        options = {**options, "norm": config.norm, "frozen_stages": config.frozen_stages}
+        return ResNet(**options, recompute=config.recompute, dtype=precision)
     return SwinTransformer(
         **SWINS[config.name],
         mlp_ratio=config.mlp_ratio,
@@ -291,6 +316,7 @@ def _build_backbone(config: configs.BackboneConfig, precision: str) -> keras.lay
         absolute_position_embedding=config.absolute_position_embedding,
         pretrain_image_size=config.pretrain_image_size,
         patch_norm=config.patch_norm,
+        recompute=config.recompute,
         dtype=precision,
     )
 

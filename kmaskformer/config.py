@@ -18,10 +18,11 @@ import yaml
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
-    """A backbone. `norm` and `frozen_stages` act on ResNets, all fields after them on Swin.
+    """A backbone. `norm` and `frozen_stages` act on ResNets, all fields after them but the last on Swin.
 
     `frozen_stages`: so many parts, from the stem on, are not trained. `qk_scale: 0` scales the products of queries and
     keys by 1 / sqrt(channels of a head). `pretrain_image_size` acts with `absolute_position_embedding` only.
+    `recompute`: blocks are computed again in the backward pass, for less memory and about a third more time.
     """
 
     name: Literal[
@@ -46,6 +47,7 @@ class BackboneConfig:
     absolute_position_embedding: bool = False
     pretrain_image_size: int = 224
     patch_norm: bool = True
+    recompute: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +210,8 @@ class DataConfig:
     `thing_names`: given here instead.
     `background`: class of the pixels outside all instances (instance folders). `class_divisor`: an instance id is
     class * divisor + number, where it is not 0. `test_shortest_edge: 0` evaluates images at their own size.
+    `service`: `grpc://host:port` of a tf.data service whose workers (`scripts/data_service.py`) prepare the training
+    data; empty to do it here.
     """
 
     source: Literal["shapes", "semantic_folder", "instance_folder", "coco_panoptic"] = "shapes"
@@ -230,6 +234,7 @@ class DataConfig:
     cache: bool = False
     seed: int = 0
     workers: int = 2
+    service: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,6 +74,9 @@ def train(
         TrainingInterrupted: If the process is told to end (SIGTERM); a checkpoint has been saved.
     """
     output = Path(output)
+    if strategy == "multi_worker" and config.data.service:
+        # Each process would get a stream of its own, in an order of its own, of which it keeps a part.
+        raise ValueError("data.service feeds one training process; leave it out with the strategy multi_worker")
     devices = distribution_strategy(strategy)  # first: a cluster is to be configured before TensorFlow does anything
     if is_chief(devices):
         _check_unclaimed(output, config, resume)

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from kmaskformer.data import targets
+from kmaskformer.data.service import Service, named_function, offer, run_remotely
 from kmaskformer.data.transforms import Transform, apply_transforms
 from kmaskformer.structures import VOID, DatasetInfo, ModelInputs, Sample, Targets
 
@@ -66,6 +67,7 @@ def training_dataset(
     repeat: bool = True,
     first_batch: int = 0,
     workers: int = 0,
+    service: Service | None = None,
 ) -> tf.data.Dataset:
     """Batches to learn from.
 
@@ -85,6 +87,7 @@ def training_dataset(
             has as an attribute. Without it, one pass, whose last batch may be smaller.
         first_batch: Number of the batch to start with, to go on with an interrupted run.
         workers: Samples prepared in parallel; 0 lets TensorFlow choose.
+        service: Where samples are read and augmented, if not here. They are the same, but come in another order.
 
     Returns:
         A dataset of `(ModelInputs, Targets)` with the attributes `dataset_info` and `steps_per_epoch`.
@@ -94,7 +97,7 @@ def training_dataset(
     """
     _check(reader, batch_size)
     parallel = workers or tf.data.AUTOTUNE
-    load = _loader(_Cached(reader) if cache else reader)
+    load = _loader(cached(reader) if cache else reader, service)
 
     def prepare(counter: tf.Tensor) -> tuple[ModelInputs, Targets]:
         index = _shuffled_index(counter, len(reader), seed) if shuffle else counter % len(reader)
@@ -104,6 +107,7 @@ def training_dataset(
 
     counters = _counters(len(reader), first_batch * batch_size, seed, repeat)
     elements = counters.map(prepare, num_parallel_calls=parallel, deterministic=True)
+    elements = run_remotely(elements, service) if service else elements
     dataset = _batch(elements, batch_size, image_size, max_segments, drop_remainder=repeat)
     return _finish(dataset, reader.info, len(reader), batch_size)
 
@@ -137,6 +141,11 @@ def evaluation_dataset(
     return _finish(_batch(elements, batch_size), reader.info, len(reader), batch_size)
 
 
+def cached(reader: Reader) -> Reader:
+    """The reader, which reads each sample once and keeps it in memory."""
+    return _Cached(reader)
+
+
 class _Cached:
     """A reader that reads each sample once."""
 
@@ -157,16 +166,29 @@ def _check(reader: Reader, batch_size: int) -> None:
         raise ValueError(f"`batch_size` must be a positive integer. Received: batch_size={batch_size}.")
 
 
-def _loader(reader: Reader):
-    """A function from an index tensor to a sample of tensors; Pillow and NumPy work outside Python's lock."""
+def offer_reader(reader: Reader, name: str) -> None:
+    """Lets pipelines of other processes, which were made for a service, read from `reader` in this one."""
+    offer(name, _read_function(reader))
 
+
+def _read_function(reader: Reader):
     def read(index: np.ndarray) -> list:
         sample = reader[int(index)]
         image_id = np.bytes_(str(sample["image_id"]).encode())
         return [sample["image"], sample["segment_map"], sample["labels"], sample["is_crowd"], image_id]
 
+    return read
+
+
+def _loader(reader: Reader, service: Service | None = None):
+    """A function from an index tensor to a sample of tensors; Pillow and NumPy work outside Python's lock."""
+    types = list(_SAMPLE_TYPES.values())
+
     def load(index: tf.Tensor) -> Sample:
-        values = tf.numpy_function(read, [index], list(_SAMPLE_TYPES.values()), stateful=False)
+        if service is not None:
+            values = named_function(service.reader_name, [index], types)
+        else:
+            values = tf.numpy_function(_read_function(reader), [index], types, stateful=False)
         sample = dict(zip(_SAMPLE_TYPES, values, strict=True))
         for key, shape in _SAMPLE_SHAPES.items():
             sample[key].set_shape(shape)
