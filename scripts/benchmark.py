@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import benchmark_matcher
+import benchmark_model
 import numpy as np
 from PIL import Image
 
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     add_evaluation_command(commands)
+    benchmark_model.add_model_commands(commands)
+    benchmark_matcher.add_matcher_command(commands)
     options = parser.parse_args(arguments)
     options.run(options)
 
