@@ -1,8 +1,8 @@
 """Inference and train step on the JAX backend beside Hugging Face's model on PyTorch, eager and compiled.
 
 `KERAS_BACKEND=jax python benchmarks/jax_on_gpu.py --reference-python /path/to/torch/bin/python` on one GPU; without one
-it runs on the CPU and says so. Prints images a second, our speed over theirs, and the part of the chip's measured matrix
-rate that the model's products reach (2 operations a multiplication, 3 forward passes a train step).
+it runs on the CPU and says so. Prints images a second, our speed over theirs, and the part of the chip's measured
+matrix rate that the model's products reach (2 operations a multiplication, 3 forward passes a train step).
 """
 
 from __future__ import annotations
