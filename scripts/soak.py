@@ -81,12 +81,9 @@ def verdict(recorder: Recorder) -> int:
     fifth = len(recorder.memory) // 5
     first, last = max(recorder.memory[:fifth]), recorder.memory[-1]
     early, late = (statistics.median(part) for part in (recorder.seconds[fifth : 2 * fifth], recorder.seconds[-fifth:]))
-    print(
-        f"memory: {first:.0f} MiB at most in the first {fifth} steps, {last:.0f} MiB at the end ({last / first - 1:+.1%})"
-    )
-    print(
-        f"median step: {1000 * early:.0f} ms in the second fifth, {1000 * late:.0f} ms in the last ({late / early - 1:+.0%})"
-    )
+    growth, delay = last / first - 1, late / early - 1
+    print(f"memory: {first:.0f} MiB at most in the first {fifth} steps, {last:.0f} MiB at the end ({growth:+.1%})")
+    print(f"median step: {1000 * early:.0f} ms in the second fifth, {1000 * late:.0f} ms in the last ({delay:+.0%})")
     return int(growth > 0.05 or delay > 0.2)
 
 
