@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from kmaskformer.data import targets
-from kmaskformer.data.service import Service, named_function, offer, run_remotely
+from kmaskformer.data.service import Service, named_function, offer, run_remotely, service_counters
 from kmaskformer.data.transforms import Transform, apply_transforms
 from kmaskformer.structures import VOID, DatasetInfo, ModelInputs, Sample, Targets
 
@@ -105,7 +105,8 @@ def training_dataset(
         inputs, truth = targets.training_element(sample, min_area=min_area, max_segments=max_segments)
         return _require_fit(inputs, image_size), truth
 
-    counters = _counters(len(reader), first_batch * batch_size, seed, repeat)
+    start = first_batch * batch_size
+    counters = service_counters(len(reader), start, repeat) if service else _counters(len(reader), start, seed, repeat)
     elements = counters.map(prepare, num_parallel_calls=parallel, deterministic=True)
     elements = run_remotely(elements, service) if service else elements
     dataset = _batch(elements, batch_size, image_size, max_segments, drop_remainder=repeat)

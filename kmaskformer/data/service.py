@@ -39,6 +39,17 @@ def offer(name: str, function: Callable[..., Any]) -> None:
     script_ops._py_funcs._funcs[name] = function
 
 
+def service_counters(count: int, start: int, repeat: bool) -> tf.data.Dataset:
+    """Running numbers of the elements from `start`, as a plain range, which alone several workers can share out.
+
+    Endless with `repeat`, otherwise to `count`: each pass then has the same order.
+    """
+    if not repeat:
+        return tf.data.Dataset.range(start, count)
+    numbers = tf.data.Dataset.range(start, tf.int64.max)
+    return numbers.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+
+
 def run_remotely(elements: tf.data.Dataset, service: Service) -> tf.data.Dataset:
     """The same elements, each once, made by the service's workers, in the order in which they are ready.
 

@@ -32,7 +32,7 @@ def test_two_workers_give_the_same_samples_each_once():
     offer_reader(reader, "test/shapes")
     dispatcher = start_dispatcher(0)
     workers = [start_worker(dispatcher.target, "localhost") for _ in range(2)]
-    # Without an epoch of its own order, which a pass draws anew.
+    # In order, since a pass over a dataset that ends draws an order of its own.
     options = {**OPTIONS, "shuffle": False}
     remote = training_dataset(reader, service=Service(dispatcher.target, "test/shapes"), **options)
     expected = images_of(training_dataset(reader, **options))
