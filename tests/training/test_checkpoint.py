@@ -213,7 +213,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, repository):
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not len(list_checkpoints(tmp_path)) >= 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         while not list(tmp_path.glob("partial.*")) and time.monotonic() < deadline:
