@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-from kmaskformer.data.batch_images import batch_images  # noqa: E402
-from kmaskformer.data.pipeline import training_dataset  # noqa: E402
-from kmaskformer.data.synthetic import Shapes  # noqa: E402
+from kmaskformer.data.batch_images import batch_images
+from kmaskformer.data.pipeline import training_dataset
+from kmaskformer.data.synthetic import Shapes
 
 
 def test_they_are_those_of_the_pipeline():
