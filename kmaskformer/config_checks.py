@@ -34,6 +34,7 @@ _POSITIVE = (
     "loss.mask_stride",
     "training.steps",
     "training.log_every",
+    "training.accumulation_steps",
     "data.augmentation.crop",
     "evaluation.augmentation.shortest_edges",
     "data.augmentation.shortest_edges",
@@ -73,7 +74,15 @@ def check_config(config: Config, where: str) -> None:
     Raises:
         ConfigError: If a number is out of range or two fields contradict each other.
     """
-    for check in (_check_ranges, _check_model, _check_kind, _check_source, _check_evaluation, _check_augmentation):
+    for check in (
+        _check_ranges,
+        _check_model,
+        _check_kind,
+        _check_training,
+        _check_source,
+        _check_evaluation,
+        _check_augmentation,
+    ):
         for message in check(config):
             raise ConfigError(f"{where}: {message}")
 
@@ -131,6 +140,14 @@ def _check_kind(config: Config) -> Iterator[str]:
             f"evaluation.metrics: model.name {model.name} knows no segments and can be scored on semantic only. "
             f"Received: {', '.join(others)}"
         )
+
+
+def _check_training(config: Config) -> Iterator[str]:
+    parts, batch_size = config.training.accumulation_steps, config.data.batch_size
+    if batch_size % parts:
+        yield f"training.accumulation_steps: must divide data.batch_size ({batch_size}). Received: {parts}"
+    if not 0 <= config.optimizer.ema < 1:
+        yield f"optimizer.ema: must be at least 0 and below 1. Received: {config.optimizer.ema}"
 
 
 def _check_source(config: Config) -> Iterator[str]:

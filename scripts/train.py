@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from kmaskformer import experiment
 from kmaskformer.config import load_config
-from kmaskformer.training.callbacks import NonFiniteLossError
+from kmaskformer.training.interruption import TrainingInterrupted
+from kmaskformer.training.nonfinite import ON_NAN, NonFiniteLossError
 
 
 def main() -> None:
@@ -18,11 +20,15 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="folder of the run; created")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --output")
     parser.add_argument("--strategy", default="none", help="none, mirrored, multi_worker or tpu")
+    parser.add_argument("--on-nan", choices=ON_NAN, default=ON_NAN[0], help="what to do about a non-finite loss")
     arguments = parser.parse_args()
+    options = {"resume": arguments.resume, "strategy": arguments.strategy, "on_nan": arguments.on_nan}
     try:
-        config = load_config(arguments.config, arguments.set)
-        scores = experiment.train(config, arguments.output, resume=arguments.resume, strategy=arguments.strategy)
-    except (ValueError, OSError, NonFiniteLossError) as error:
+        scores = experiment.train(load_config(arguments.config, arguments.set), arguments.output, **options)
+    except TrainingInterrupted as interruption:
+        print(interruption, file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGTERM)
+    except (ValueError, OSError, RuntimeError, NonFiniteLossError) as error:
         sys.exit(f"error: {error}")
     print(f"Scores: {', '.join(f'{name} {value:.4f}' for name, value in scores.items() if value is not None)}")
     print(f"Model: {arguments.output}/{experiment.MODEL_FILE}")
