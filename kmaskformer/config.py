@@ -571,7 +571,9 @@ def _validate_augmentation(augmentation: AugmentationConfig, where: str) -> None
             raise ConfigError(f"{where}.{name}: must lie in 0..1. Received: {getattr(augmentation, name)}")
     ways = [name for name in ("shortest_edges", "scale_range", "jitter_range") if getattr(augmentation, name)]
     if len(ways) > 1:
-        raise ConfigError(f"{where}: {' and '.join(f'`{name}`' for name in ways)} choose the size; set one of them")
+        raise ConfigError(
+            f"{where}: {' and '.join(f'`{name}`' for name in ways)} both choose the size; set one of them"
+        )
     if augmentation.jitter_range and not augmentation.crop:
         raise ConfigError(f"{where}.jitter_range: needs `crop`, the size that images are fitted into first")
 

@@ -87,7 +87,7 @@ def read_panoptic_ids(source: ImageSource) -> np.ndarray:
         )
     # Four bytes per pixel are one little-endian number whose highest byte, alpha, is masked out.
     numbers = np.asarray(image.convert("RGBA")).view("<u4")[..., 0]
-    return (numbers & 0xFFFFFF).astype(np.int32)
+    return (numbers & 0xFFFFFF).view(np.int32)
 
 
 def read_pair(
