@@ -22,6 +22,7 @@ from PIL import Image
 from kmaskformer import config as configs
 from kmaskformer.build import build_dataset
 from kmaskformer.data.files import images_in
+from kmaskformer.data.label_spaces import label_space
 from kmaskformer.data.pipeline import Reader
 from kmaskformer.data.sources import from_coco_panoptic, from_folders
 from kmaskformer.data.synthetic import Shapes
@@ -124,7 +125,8 @@ def write_dataset(name: str, folder: Path, pictures: list[np.ndarray]) -> tuple[
         write_panoptic_labels(folder, files, pictures)
         return files, from_coco_panoptic(folder / "panoptic.json", folder / "images", folder / "labels")
     write_class_labels(folder, files, pictures)
-    classes = {"ade20k": "ade20k_150", "cityscapes": "cityscapes_19"}[name]
+    # Cityscapes' maps hold other ids than classes; its names alone have the ids 0 to 18.
+    classes = {"ade20k": "ade20k_150", "cityscapes": label_space("cityscapes_19").class_names}[name]
     return files, from_folders(folder / "images", folder / "labels", classes=classes)
 
 
