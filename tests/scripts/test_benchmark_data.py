@@ -20,11 +20,11 @@ def benchmark_data(repository):
     ("name", "num_classes", "suffix"), [("ade20k", 150, ".jpg"), ("cityscapes", 19, ".png"), ("coco", 133, ".jpg")]
 )
 def test_files_of_a_recipe(benchmark_data, tmp_path, rng, name, num_classes, suffix):
-    pictures = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(2)]
+    pictures = [rng.integers(0, 256, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1) for _ in range(2)]
     files, reader = benchmark_data.write_dataset(name, tmp_path, pictures)
     assert [path.suffix for path in files] == [suffix] * 2 and reader.info.num_classes == num_classes
     for sample, picture in zip((reader[0], reader[1]), pictures, strict=True):
-        assert np.abs(sample["image"].astype(int) - picture).mean() < 40
+        assert np.abs(sample["image"].astype(int) - picture).mean() < 12
         assert len(sample["labels"]) > 3 and (sample["segment_map"] >= 0).all()
     assert benchmark_data.RECIPES[name][0].startswith(name)
     benchmark_data.decode(files[0])
