@@ -15,6 +15,7 @@ import keras
 
 from kmaskformer import config as configs
 from kmaskformer.backbones import adapters  # noqa: F401 (a model file may hold an adapted backbone)
+from kmaskformer.backbones.coordinates import CoordinateBackbone
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinTransformer
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
@@ -261,9 +262,20 @@ def build_augmentation(config: configs.ViewsConfig) -> Augmentation | None:
 
 
 def _build_backbone(config: configs.BackboneConfig, precision: str) -> keras.layers.Layer:
-    if config.name in RESNETS:
-        options = RESNETS[config.name]
-        return ResNet(**options, norm=config.norm, frozen_stages=config.frozen_stages, dtype=precision)
+    backbone = _build_resnet(config, precision) if config.name in RESNETS else _build_swin(config, precision)
+    if not config.coordinate_frequencies:
+        return backbone
+    return CoordinateBackbone(backbone, config.coordinate_frequencies, dtype=precision)
+
+
+def _build_resnet(config: configs.BackboneConfig, precision: str) -> ResNet:
+    options: dict[str, Any] = dict(RESNETS[config.name], norm=config.norm, frozen_stages=config.frozen_stages)
+    if config.channels:
+        options |= {"channels": config.channels, "stem_channels": config.channels[0]}
+    return ResNet(**options, dtype=precision)
+
+
+def _build_swin(config: configs.BackboneConfig, precision: str) -> SwinTransformer:
     return SwinTransformer(
         **SWINS[config.name],
         mlp_ratio=config.mlp_ratio,

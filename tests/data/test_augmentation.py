@@ -19,7 +19,7 @@ PANOPTIC_EDGES = list(range(320, 1281, 64))
 
 def steps(chain):
     """Names and options of the transforms."""
-    return [(getattr(one, "func", one).__name__, dict(getattr(one, "keywords", {}))) for one in chain]
+    return [(getattr(one, "func", one).__name__, dict(getattr(one, "keywords", {}).items())) for one in chain]
 
 
 def recipe(repository, name):

@@ -27,7 +27,7 @@ from kmaskformer.data.pipeline import Reader
 from kmaskformer.data.sources import from_coco_panoptic, from_folders
 from kmaskformer.data.synthetic import Shapes
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WARM_UP = 16
 """Images before measuring: each colour change is compiled when it first happens, which is for half of the images."""
 RECIPES = {
@@ -38,7 +38,7 @@ RECIPES = {
 }
 
 
-def add_data_command(commands: argparse._SubParsersAction) -> None:
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("data", help="training recipes against decoding alone, images a second per core")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--images", metavar="DIR", help="folder of JPEG files to use instead of generated pictures")
@@ -52,8 +52,8 @@ def benchmark_data(options: argparse.Namespace) -> None:
     """Measures each recipe."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in images_in(Path(options.images or "."))]
-    pictures = pictures[: options.files] if options.images else []
+    paths = images_in(Path(options.images))[: options.files] if options.images else []
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     for name in options.recipes:
         with tempfile.TemporaryDirectory() as folder:
             files, reader = write_dataset(name, Path(folder), pictures or make_pictures(name, options.files))
