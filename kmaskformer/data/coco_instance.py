@@ -81,10 +81,6 @@ class CocoInstances:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def files(self, index: int) -> tuple[Path, ...]:
-        """The file of a sample: the image."""
-        return (self._entries[index].image,)
-
     def __getitem__(self, index: int) -> Sample:
         entry = self._entries[index]
         regions, membership = regions_of_masks(self._masks(entry), *entry.size)

@@ -73,10 +73,6 @@ class CocoPanoptic:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def files(self, index: int) -> tuple[Path, ...]:
-        """The files of a sample: image and panoptic PNG."""
-        return (self._entries[index].image, self._entries[index].labels_png)
-
     def __getitem__(self, index: int) -> Sample:
         entry = self._entries[index]
         image, id_map = image_files.read_pair(entry.image, entry.labels_png, image_files.read_panoptic_ids)
