@@ -182,6 +182,6 @@ def _check_augmentation(config: Config) -> Iterator[str]:
             yield f"{prefix}.{name}: must be two increasing positive numbers. Received: {list(value)}"
     ways = [name for name in ("shortest_edges", "scale_range", "jitter_range") if getattr(augmentation, name)]
     if len(ways) > 1:
-        yield f"{prefix}: {' and '.join(f'`{name}`' for name in ways)} choose the size; set one of them"
+        yield f"{prefix}: {' and '.join(f'`{name}`' for name in ways)} both choose the size; set one of them"
     if augmentation.jitter_range and not augmentation.crop:
         yield f"{prefix}.jitter_range: needs `crop`, the size that images are fitted into first"
