@@ -169,7 +169,14 @@ def build_reader(config: configs.DataConfig, split: str) -> Any:
         "instance_folder": _instance_folder_reader,
         "coco_panoptic": _coco_panoptic_reader,
     }
-    return readers[config.source](config, getattr(config, split))
+    reader = readers[config.source](config, getattr(config, split))
+    return _merged(reader) if config.merge_instances else reader
+
+
+def _merged(reader: Any) -> Any:
+    from kmaskformer.data.merged import MergedSegments
+
+    return MergedSegments(reader)
 
 
 def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, reader: Any = None) -> tf.data.Dataset:
@@ -301,7 +308,7 @@ def _shapes_reader(config: configs.DataConfig, split: configs.SplitConfig) -> An
     from kmaskformer.data.synthetic import Shapes
 
     count = min(split.count, split.limit or math.inf)
-    return Shapes(int(count), image_size=config.image_size, seed=split.seed)
+    return Shapes(int(count), config.image_size, split.seed, num_classes=config.generated_classes)
 
 
 def _semantic_folder_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
