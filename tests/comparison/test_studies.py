@@ -35,9 +35,9 @@ def differences(first, second, prefix=""):
 
 
 def test_every_study_plans_on_every_dataset(repository, tmp_path):
-    runs = plan_runs(list(STUDIES), list(DATASETS), [0, 1, 2], tmp_path, repository=repository)
+    runs = plan_runs(list(STUDIES), list(DATASETS), [0], tmp_path, repository=repository)
     variants = {variant.name for study in STUDIES.values() for variant in study}
-    assert len(runs) == len({run.folder for run in runs}) == len(DATASETS) * len(variants) * 3
+    assert len(runs) == len({run.folder for run in runs}) == len(DATASETS) * len(variants)
     classes = {run.dataset.name: run.config.model.num_classes for run in runs}
     assert classes == {"camvid": 11, "dubai": 5, "shapes-20": 20, "shapes-60": 60, "shapes-150": 150}
 
