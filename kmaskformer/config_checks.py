@@ -7,10 +7,22 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from kmaskformer.strict_yaml import ConfigError
+from kmaskformer.strict_yaml import ConfigError, choice_error
 
 if typing.TYPE_CHECKING:
     from kmaskformer.config import Config
+
+SOURCES = (
+    "shapes",
+    "semantic_folder",
+    "instance_folder",
+    "coco_panoptic",
+    "coco_instance",
+    "cityscapes_semantic",
+    "cityscapes_panoptic",
+    "examples",
+)
+"""Kinds of datasets, beside those of TensorFlow Datasets."""
 
 _POSITIVE = (
     "model.num_classes",
@@ -43,7 +55,13 @@ _NOT_NEGATIVE = (
     "training.evaluate_every",
     "training.checkpoint_every",
 )
-_FRACTIONS = ("evaluation.object_mask_threshold", "evaluation.overlap_threshold", "evaluation.score_threshold")
+_FRACTIONS = (
+    "evaluation.object_mask_threshold",
+    "evaluation.overlap_threshold",
+    "evaluation.score_threshold",
+    "data.augmentation.largest_class",
+    "data.augmentation.range_crop_probability",
+)
 
 
 def check_config(config: Config, where: str) -> None:
@@ -56,7 +74,7 @@ def check_config(config: Config, where: str) -> None:
     Raises:
         ConfigError: If a number is out of range or two fields contradict each other.
     """
-    for check in (_check_ranges, _check_model, _check_kind, _check_evaluation, _check_augmentation):
+    for check in (_check_ranges, _check_model, _check_kind, _check_source, _check_evaluation, _check_augmentation):
         for message in check(config):
             raise ConfigError(f"{where}: {message}")
 
@@ -116,6 +134,12 @@ def _check_kind(config: Config) -> Iterator[str]:
         )
 
 
+def _check_source(config: Config) -> Iterator[str]:
+    source = config.data.source
+    if source not in SOURCES and not source.startswith("tfds:"):
+        yield f"data.source: {choice_error((*SOURCES, 'tfds:NAME'), source)}"
+
+
 def _check_evaluation(config: Config) -> Iterator[str]:
     evaluation = config.evaluation
     averages = bool(evaluation.augmentation.shortest_edges)
@@ -133,15 +157,15 @@ def _check_evaluation(config: Config) -> Iterator[str]:
 
 
 def _check_augmentation(config: Config) -> Iterator[str]:
-    augmentation = config.data.augmentation
-    for name in ("crop", "scale_range"):
+    augmentation, prefix = config.data.augmentation, "data.augmentation"
+    for name in ("crop", "scale_range", "jitter_range", "range_crop"):
         value = getattr(augmentation, name)
         if len(value) not in (0, 2):
-            yield f"data.augmentation.{name}: must have 2 entries or none. Received: {list(value)}"
-    if augmentation.scale_range and not 0 < augmentation.scale_range[0] <= augmentation.scale_range[1]:
-        yield (
-            "data.augmentation.scale_range: must be two increasing positive numbers. "
-            f"Received: {list(augmentation.scale_range)}"
-        )
-    if augmentation.shortest_edges and augmentation.scale_range:
-        yield "data.augmentation: `shortest_edges` and `scale_range` both choose the size; set one of them"
+            yield f"{prefix}.{name}: must have 2 entries or none. Received: {list(value)}"
+        if name != "crop" and value and not 0 < value[0] <= value[1]:
+            yield f"{prefix}.{name}: must be two increasing positive numbers. Received: {list(value)}"
+    ways = [name for name in ("shortest_edges", "scale_range", "jitter_range") if getattr(augmentation, name)]
+    if len(ways) > 1:
+        yield f"{prefix}: {' and '.join(f'`{name}`' for name in ways)} choose the size; set one of them"
+    if augmentation.jitter_range and not augmentation.crop:
+        yield f"{prefix}.jitter_range: needs `crop`, the size that images are fitted into first"

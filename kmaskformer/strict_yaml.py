@@ -146,9 +146,14 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
 def _convert_choice(choices: tuple[Any, ...], value: Any, where: str, name: str) -> Any:
     if value in choices:
         return value
+    raise ConfigError(f"{where}: {name}: {choice_error(choices, value)}")
+
+
+def choice_error(choices: Sequence[Any], value: Any) -> str:
+    """What is wrong with a value that is none of the choices, and which of them may have been meant."""
     close = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    raise ConfigError(f"{where}: {name}: must be one of {', '.join(map(str, choices))}. Received: {value!r}.{hint}")
+    return f"must be one of {', '.join(map(str, choices))}. Received: {value!r}.{hint}"
 
 
 def _convert_tuple(hints: tuple[Any, ...], value: Any, where: str, name: str) -> tuple:

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from kmaskformer import build, experiment
+from kmaskformer import experiment
 from kmaskformer.config import load_config
-from kmaskformer.evaluation.files import write_metrics
+from kmaskformer.evaluation.score_tables import format_classes, format_scores
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="YAML file of the experiment")
     parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
     parser.add_argument("--weights", required=True, help=".keras or .weights.h5 file, or a run's folder")
-    parser.add_argument("--output", help="folder for metrics.json, metrics.csv and pictures")
+    parser.add_argument("--output", help="folder for scores, tables, charts and pictures")
     parser.add_argument(
         "--predictions", metavar="DIR", help="write the predictions there in the files of the official tools"
     )
@@ -36,27 +36,16 @@ def main() -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.set)
     state_file = Path(arguments.output) / "state.npz" if arguments.resume else None
-    model, scores = experiment.evaluate(config, arguments.weights, arguments.predictions, state_file)
-    for name, value in scores.items():
-        print(f"{name:40} {value:.4f}")
+    _, scores = experiment.evaluate(config, arguments.weights, arguments.predictions, state_file, arguments.output)
+    print(format_classes(scores), format_scores(scores), sep="\n\n")
     if arguments.predictions:
         print(f"Predictions: {arguments.predictions}")
     if arguments.output:
-        _write(Path(arguments.output), config, model, scores)
+        print(f"Scores, tables and pictures: {arguments.output}")
     failed = int(scores["evaluation/failed_images"])
     if failed:
         print(f"error: {failed} images or batches were left out of the scores; see the warnings above", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _write(output: Path, config: object, model: object, scores: dict[str, float]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    write_metrics(scores, output / "metrics.json")
-    write_metrics(scores, output / "metrics.csv")
-    segmenter = experiment.build_segmenter(model, config, experiment.picture_task(config), config.evaluation.inference)
-    sheet = experiment.draw_predictions(segmenter, build.build_reader(config.data, "val"))
-    sheet.save(output / "predictions.png")
-    print(f"Scores: {output / 'metrics.json'}\nPictures: {output / 'predictions.png'}")
 
 
 if __name__ == "__main__":
