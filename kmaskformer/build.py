@@ -188,7 +188,14 @@ def build_reader(config: configs.DataConfig, split: str) -> Any:
         "tfds": _tfds_reader,
         "examples": _examples_reader,
     }
-    return readers[config.source.partition(":")[0]](config, getattr(config, split))
+    reader = readers[config.source.partition(":")[0]](config, getattr(config, split))
+    return _merged(reader) if config.merge_instances else reader
+
+
+def _merged(reader: Any) -> Any:
+    from kmaskformer.data.merged import MergedSegments
+
+    return MergedSegments(reader)
 
 
 def build_dataset(
@@ -350,7 +357,7 @@ def _shapes_reader(config: configs.DataConfig, split: configs.SplitConfig) -> An
     from kmaskformer.data.synthetic import Shapes
 
     count = min(split.count, split.limit or math.inf)
-    return Shapes(int(count), image_size=config.image_size, seed=split.seed)
+    return Shapes(int(count), config.image_size, split.seed, num_classes=config.generated_classes)
 
 
 def _semantic_folder_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:

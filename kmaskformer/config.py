@@ -227,6 +227,8 @@ class DataConfig:
     `source`: one of `SOURCES`, or `tfds:NAME` for a dataset of TensorFlow Datasets.
     `classes`: file (JSON or CSV) under `root`, or a published label space such as `ade20k_150`. `class_names` and
     `thing_names`: given here instead.
+    `generated_classes`: so many classes in generated scenes, 0 for the ten named ones. `merge_instances`: the segments
+    of a class become one, for semantic segmentation with data that has instances.
     `background`: class of the pixels outside all instances (instance folders). `class_divisor`: an instance id is
     class * divisor + number, where it is not 0. `test_shortest_edge: 0` evaluates images at their own size.
     `batch_shapes`: sizes to pad training batches to, where there is no crop. `cache`: decoded samples stay in memory,
@@ -246,6 +248,8 @@ class DataConfig:
     background: str = ""
     class_divisor: int = 0
     image_size: tuple[int, int] = (128, 128)
+    generated_classes: int = 0
+    merge_instances: bool = False
     train: SplitConfig = SplitConfig()
     val: SplitConfig = SplitConfig()
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -50,6 +50,7 @@ _NOT_NEGATIVE = (
     "data.val.limit",
     "data.val.count",
     "data.max_segments",
+    "data.generated_classes",
     "data.test_shortest_edge",
     "evaluation.augmentation.longest_edge",
     "training.evaluate_every",
