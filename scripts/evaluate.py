@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kmaskformer import experiment
 from kmaskformer.config import load_config
-from kmaskformer.evaluation.score_tables import format_classes, format_scores
+from kmaskformer.evaluation.files import format_scores
+from kmaskformer.evaluation.score_tables import format_classes
 
 
 def main() -> None:

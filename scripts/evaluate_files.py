@@ -14,8 +14,7 @@ import warnings
 from collections.abc import Sequence
 
 from kmaskformer.evaluation import score_files
-from kmaskformer.evaluation.files import write_metrics
-from kmaskformer.evaluation.score_tables import format_scores
+from kmaskformer.evaluation.files import format_scores, write_metrics
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         try:
             scores = score(options)
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
     print(format_scores(scores))

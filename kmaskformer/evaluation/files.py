@@ -21,6 +21,8 @@ from PIL import Image
 from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.structures import DatasetInfo
 
+_COUNTS = ("TP", "FP", "FN", "images", "failed_images")
+
 
 class PanopticFile(NamedTuple):
     """What a COCO panoptic JSON says: `annotations` by image id, `categories` (may be empty), and where it lies."""
@@ -272,6 +274,20 @@ def summarize(scores: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in scores.items() if key.count("/") <= 1}
 
 
+def format_scores(scores: Mapping[str, float]) -> str:
+    """A short table of the summary, one score a line, for a terminal."""
+    rows = [(key, shown(key, value)) for key, value in summarize(scores).items()]
+    width = max((len(key) for key, _ in rows), default=0)
+    return "\n".join(f"{key:<{width}}  {value:>6}" for key, value in rows)
+
+
+def shown(name: str, value: float) -> str:
+    """A score as text: four places, whole numbers for counts, `-` where it is undefined."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if name.partition("/")[2].partition("/")[0] in _COUNTS else f"{value:.4f}"
+
+
 def _segment_info(segment: Mapping[str, Any], segmentation: np.ndarray, info: DatasetInfo) -> dict[str, Any]:
     area = segment.get("area")
     return {
@@ -280,7 +296,3 @@ def _segment_info(segment: Mapping[str, Any], segmentation: np.ndarray, info: Da
         "area": int(np.count_nonzero(segmentation == segment["id"]) if area is None else area),
         "iscrowd": 0,
     }
-
-
-def _shown(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}" if abs(value) <= 1 else f"{value:g}"
