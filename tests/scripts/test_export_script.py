@@ -36,7 +36,7 @@ def export(repository, monkeypatch):
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
-        module.main()
+        assert module.main() == 0
 
     return call
 
