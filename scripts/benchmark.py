@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from benchmarks import quantization, serving
 from PIL import Image
 
 from kmaskformer.evaluation.files import PanopticWriter, read_panoptic_file
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     add_evaluation_command(commands)
+    serving.add_command(commands)
+    quantization.add_command(commands)
     options = parser.parse_args(arguments)
     options.run(options)
 
