@@ -168,8 +168,12 @@ def build_reader(config: configs.DataConfig, split: str) -> Any:
         "semantic_folder": _semantic_folder_reader,
         "instance_folder": _instance_folder_reader,
         "coco_panoptic": _coco_panoptic_reader,
+        "coco_instance": _coco_instance_reader,
+        "cityscapes_semantic": _cityscapes_reader,
+        "cityscapes_panoptic": _cityscapes_reader,
+        "tfds": _tfds_reader,
     }
-    return readers[config.source](config, getattr(config, split))
+    return readers[config.source.partition(":")[0]](config, getattr(config, split))
 
 
 def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, reader: Any = None) -> tf.data.Dataset:
@@ -256,8 +260,8 @@ def build_evaluators(config: configs.EvaluationConfig) -> list[Any]:
 
 
 def build_augmentation(config: configs.ViewsConfig) -> Augmentation | None:
-    """The test-time augmentation, from `evaluation.augmentation`; None where it lists no sizes."""
-    if not config.shortest_edges:
+    """The test-time augmentation, from `evaluation.augmentation`; None where it is off or lists no sizes."""
+    if not config.enabled or not config.shortest_edges:
         return None
     return Augmentation(config.shortest_edges, config.longest_edge or None, config.flip, config.resize_twice)
 
@@ -327,13 +331,41 @@ def _instance_folder_reader(config: configs.DataConfig, split: configs.SplitConf
 def _coco_panoptic_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
     from kmaskformer.data.coco_panoptic import CocoPanoptic
 
+    info = _coco_info(config)
+    return CocoPanoptic(split.images, split.labels, split.annotations, info, root=config.root, limit=split.limit)
+
+
+def _coco_instance_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.coco_instance import CocoInstances
+
+    return CocoInstances(split.images, split.annotations, _coco_info(config), root=config.root, limit=split.limit)
+
+
+def _cityscapes_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.cityscapes import Cityscapes
+
+    info = _read_info(config) if config.classes or config.class_names else None
+    panoptic = config.source == "cityscapes_panoptic"
+    return Cityscapes(split.images, split.labels, panoptic, info, root=config.root, limit=split.limit)
+
+
+def _tfds_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.tfds_reader import TfdsReader
+
+    name = config.source.partition(":")[2]
+    info = _read_info(config) if config.classes or config.class_names else None
+    folder = None if config.root == "." else config.root
+    default = ("train",) if split is config.train else ("validation", "test")
+    return TfdsReader(name, split.images or default, info, data_dir=folder, limit=split.limit)
+
+
+def _coco_info(config: configs.DataConfig) -> DatasetInfo | None:
     if config.class_names or (config.thing_names and not config.classes):
         raise ValueError(
-            "data.source coco_panoptic takes names, ids and things from the categories of its JSON: "
+            f"data.source {config.source} takes names, ids and things from the categories of its JSON: "
             "remove data.class_names and data.thing_names"
         )
-    info = _read_info(config) if config.classes else None
-    return CocoPanoptic(split.images, split.labels, split.annotations, info, root=config.root, limit=split.limit)
+    return _read_info(config) if config.classes else None
 
 
 def _read_info(config: configs.DataConfig) -> DatasetInfo:

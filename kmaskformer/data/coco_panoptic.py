@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kmaskformer.data import coco_json
 from kmaskformer.data import images as image_files
 from kmaskformer.data.info import read_info
 from kmaskformer.structures import VOID, DatasetInfo, Sample
@@ -61,13 +60,14 @@ class CocoPanoptic:
         self.info = info or _info(content, self._path)
         self._contiguous = {dataset_id: index for index, dataset_id in enumerate(self.info.dataset_ids)}
         rows = content["annotations"]
-        self._refuse_repeated("image id", [row["image_id"] for row in rows])
+        coco_json.refuse_repeated(self._path, "image id", [row["image_id"] for row in rows])
         file_names = self._file_names(content.get("images", []))
         rows = rows[:limit] if limit else rows
         self._entries = [self._entry(row, Path(root), str(images), str(labels), file_names) for row in rows]
         if not self._entries:
             raise ValueError(f"{self._path}: the dataset is empty, `annotations` holds no image.")
-        self._require_files()
+        coco_json.require_files(self._path, "image", [entry.image for entry in self._entries])
+        coco_json.require_files(self._path, "panoptic PNG", [entry.labels_png for entry in self._entries])
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -84,12 +84,14 @@ class CocoPanoptic:
         )
 
     def _file_names(self, rows: list[dict[str, Any]]) -> dict[Any, str]:
-        self._refuse_repeated("image id in `images`", [row["id"] for row in rows])
+        coco_json.refuse_repeated(self._path, "image id in `images`", [row["id"] for row in rows])
         return {row["id"]: row["file_name"] for row in rows}
 
     def _entry(self, row: dict, root: Path, images: str, labels: str, file_names: dict[Any, str]) -> _Entry:
         image_id, segments = row["image_id"], sorted(row["segments_info"], key=lambda segment: segment["id"])
-        self._refuse_repeated(f"segment id of image {image_id}", [segment["id"] for segment in segments])
+        coco_json.refuse_repeated(
+            self._path, f"segment id of image {image_id}", [segment["id"] for segment in segments]
+        )
         unknown = sorted({segment["category_id"] for segment in segments} - set(self._contiguous))
         if unknown:
             raise ValueError(
@@ -135,31 +137,9 @@ class CocoPanoptic:
             )
         return rows.astype(np.int32) + VOID
 
-    def _refuse_repeated(self, kind: str, values: list[Any]) -> None:
-        repeated = [value for value, count in collections.Counter(values).items() if count > 1]
-        if repeated:
-            raise ValueError(f"{self._path}: {kind} must occur once. Received more than once: {repeated[:10]}.")
-
-    def _require_files(self) -> None:
-        for kind, paths in (
-            ("image", [entry.image for entry in self._entries]),
-            ("panoptic PNG", [entry.labels_png for entry in self._entries]),
-        ):
-            missing = [path for path in paths if not path.is_file()]
-            if missing:
-                raise FileNotFoundError(
-                    f"{self._path} names {len(missing)} {kind} file(s) that do not exist, first: {missing[0]}. "
-                    "Add the files or correct the folder."
-                )
-
 
 def _load_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such annotation file. Check `root` and `annotations`.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error}).") from error
+    content = coco_json.load(path)
     rows = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(rows, list) or any("segments_info" not in row for row in rows):
         raise ValueError(

@@ -50,6 +50,8 @@ def read_image(source: ImageSource) -> np.ndarray:
 def read_label_map(source: ImageSource) -> np.ndarray:
     """Reads a map of class or instance ids: 8-bit, 16-bit or palette PNG (the palette's indices), or 32-bit TIFF.
 
+    Grey that was saved as colour, with or without alpha, is read as grey.
+
     Returns:
         `(height, width)` int32, the stored numbers.
 
@@ -63,6 +65,8 @@ def read_label_map(source: ImageSource) -> np.ndarray:
             f"{_name(source)}: a label map must be stored without loss, as PNG. Received: {image.format}, whose "
             "compression changes ids at borders. Save the original labels as PNG."
         )
+    if image.mode in ("LA", "RGB", "RGBA") and _is_grey(image):
+        image = image.getchannel(0)
     if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
         raise ValueError(
             f"{_name(source)}: a label map must have one channel that holds ids. Received: a {image.mode} image, "
@@ -79,7 +83,8 @@ def read_panoptic_ids(source: ImageSource) -> np.ndarray:
         ValueError: If it cannot be read or is not RGB.
     """
     image = _open(source, "panoptic PNG")
-    if image.mode not in ("RGB", "RGBA"):
+    # Optimizing programs store images of few colours with a palette.
+    if image.mode not in ("RGB", "RGBA", "P"):
         raise ValueError(
             f"{_name(source)}: a COCO panoptic PNG must be RGB, segment id = R + 256 G + 65536 B. "
             f"Received: mode {image.mode}. Give the folder of the panoptic PNGs, not of semantic labels."
@@ -119,6 +124,11 @@ def read_pair(image_path: str | Path, map_path: str | Path, read_map=read_label_
         f"{image.shape[1]}, and {map_path} with height {segment_map.shape[0]}, width {segment_map.shape[1]}. "
         "Resize the one that is wrong (labels without interpolation), or correct the pattern that pairs them."
     )
+
+
+def _is_grey(image: Image.Image) -> bool:
+    colors = np.asarray(image)[..., :3] if image.mode != "LA" else None
+    return colors is None or bool((colors == colors[..., :1]).all())
 
 
 def _decode_image(source: ImageSource) -> tuple[np.ndarray, int]:

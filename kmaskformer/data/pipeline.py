@@ -23,6 +23,7 @@ _SAMPLE_TYPES = {
     "labels": tf.int32,
     "is_crowd": tf.bool,
     "image_id": tf.string,
+    "membership": tf.bool,
 }
 _SAMPLE_SHAPES = {
     "image": (None, None, 3),
@@ -30,6 +31,7 @@ _SAMPLE_SHAPES = {
     "labels": (None,),
     "is_crowd": (None,),
     "image_id": (),
+    "membership": (None, None),
 }
 _PADDING = {
     "images": np.uint8(0),
@@ -40,11 +42,16 @@ _PADDING = {
     "is_crowd": False,
     "image_id": "",
     "original_size": np.int32(0),
+    "membership": False,
+    "masks": False,
 }
 
 
 class Reader(Protocol):
-    """What a dataset family offers."""
+    """What a dataset family offers.
+
+    A reader with a true attribute `has_overlaps` delivers samples with `membership`.
+    """
 
     info: DatasetInfo
 
@@ -94,7 +101,7 @@ def training_dataset(
     """
     _check(reader, batch_size)
     parallel = workers or tf.data.AUTOTUNE
-    load = _loader(_Cached(reader) if cache else reader)
+    load = _loader(_Cached(reader) if cache else reader, _has_overlaps(reader))
 
     def prepare(counter: tf.Tensor) -> tuple[ModelInputs, Targets]:
         index = _shuffled_index(counter, len(reader), seed) if shuffle else counter % len(reader)
@@ -127,7 +134,7 @@ def evaluation_dataset(
         ValueError: If the reader is empty or the batch size is not positive.
     """
     _check(reader, batch_size)
-    load = _loader(reader)
+    load = _loader(reader, _has_overlaps(reader))
 
     def prepare(index: tf.Tensor) -> tuple[ModelInputs, Targets]:
         return targets.evaluation_element(load(index), shortest_edge=shortest_edge, longest_edge=longest_edge)
@@ -157,19 +164,24 @@ def _check(reader: Reader, batch_size: int) -> None:
         raise ValueError(f"`batch_size` must be a positive integer. Received: batch_size={batch_size}.")
 
 
-def _loader(reader: Reader):
+def _has_overlaps(reader: Reader) -> bool:
+    return getattr(reader, "has_overlaps", False)
+
+
+def _loader(reader: Reader, has_overlaps: bool = False):
     """A function from an index tensor to a sample of tensors; Pillow and NumPy work outside Python's lock."""
+    keys = [key for key in _SAMPLE_TYPES if has_overlaps or key != "membership"]
 
     def read(index: np.ndarray) -> list:
         sample = reader[int(index)]
-        image_id = np.bytes_(str(sample["image_id"]).encode())
-        return [sample["image"], sample["segment_map"], sample["labels"], sample["is_crowd"], image_id]
+        values = {**sample, "image_id": np.bytes_(str(sample["image_id"]).encode())}
+        return [values[key] for key in keys]
 
     def load(index: tf.Tensor) -> Sample:
-        values = tf.numpy_function(read, [index], list(_SAMPLE_TYPES.values()), stateful=False)
-        sample = dict(zip(_SAMPLE_TYPES, values, strict=True))
-        for key, shape in _SAMPLE_SHAPES.items():
-            sample[key].set_shape(shape)
+        values = tf.numpy_function(read, [index], [_SAMPLE_TYPES[key] for key in keys], stateful=False)
+        sample = dict(zip(keys, values, strict=True))
+        for key in keys:
+            sample[key].set_shape(_SAMPLE_SHAPES[key])
         return sample
 
     return load
@@ -221,6 +233,7 @@ def _batch(
         shapes |= {"images": (*image_size, 3), "segment_map": image_size}
     if max_segments:
         shapes |= {"labels": (max_segments,), "valid": (max_segments,)}
+    shapes["masks"] = (max_segments or None, *(image_size or (None, None)))
     padded_shapes = tuple({key: shapes[key] for key in spec} for spec in (input_spec, target_spec))
     padding = tuple({key: _PADDING[key] for key in spec} for spec in (input_spec, target_spec))
     return elements.padded_batch(batch_size, padded_shapes, padding, drop_remainder=drop_remainder)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from keras import ops
 
+from kmaskformer.data.overlaps import settle_overlaps
 from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.evaluation.mean_iou import MeanIoU
 from kmaskformer.evaluation.panoptic_quality import PanopticQuality, SegmentTable
@@ -64,6 +65,8 @@ class Truth(NamedTuple):
 
     `segment_map`: `(height, width)` int32, index into the table or -1. `labels`: `(segments,)` int32 contiguous class
     ids. `is_crowd`, `valid`: `(segments,)` bool; rows that are not valid are padding. `image_id`: for messages.
+    `overlaps`: where segments may overlap, the map of regions and the table `membership` of `structures.Sample`;
+    `segment_map` then gives each pixel to the smallest of its segments.
     """
 
     segment_map: np.ndarray
@@ -71,26 +74,36 @@ class Truth(NamedTuple):
     is_crowd: np.ndarray
     valid: np.ndarray
     image_id: str
+    overlaps: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def of_batch(cls, targets: Mapping[str, np.ndarray], index: int) -> Truth:
         """One image of the evaluation targets (`structures.Targets`) of a batch."""
-        height, width = targets["original_size"][index]
-        image_id = targets["image_id"][index]
+        one = {key: value[index] for key, value in targets.items()}
+        height, width = one["original_size"]
+        one["segment_map"] = one["segment_map"][:height, :width]
+        image_id = one["image_id"]
         return cls(
-            segment_map=targets["segment_map"][index, :height, :width],
-            labels=targets["labels"][index],
-            is_crowd=targets["is_crowd"][index].astype(bool),
-            valid=targets["valid"][index].astype(bool),
+            segment_map=settle_overlaps(one)["segment_map"],
+            labels=one["labels"],
+            is_crowd=one["is_crowd"].astype(bool),
+            valid=one["valid"].astype(bool),
             image_id=image_id.decode() if isinstance(image_id, bytes) else str(image_id),
+            overlaps=_overlaps(one),
         )
 
     @classmethod
     def of_sample(cls, sample: Mapping[str, Any]) -> Truth:
         """The truth of a reader's sample (`structures.Sample`)."""
         labels = np.asarray(sample["labels"])
-        crowd = np.asarray(sample["is_crowd"], bool)
-        return cls(np.asarray(sample["segment_map"]), labels, crowd, np.ones(len(labels), bool), sample["image_id"])
+        return cls(
+            segment_map=np.asarray(settle_overlaps(sample)["segment_map"]),
+            labels=labels,
+            is_crowd=np.asarray(sample["is_crowd"], bool),
+            valid=np.ones(len(labels), bool),
+            image_id=sample["image_id"],
+            overlaps=_overlaps(sample),
+        )
 
     def semantic_map(self) -> np.ndarray:
         """`(height, width)` class ids, -1 where a pixel is in no segment; crowd segments have their class."""
@@ -106,6 +119,10 @@ class Truth(NamedTuple):
         """`(height, width)` segment ids from 1, 0 = void, and their table."""
         rows = np.flatnonzero(self.valid)
         return self.segment_map + 1, SegmentTable.from_columns(rows + 1, self.labels[rows], self.is_crowd[rows])
+
+
+def _overlaps(truth: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    return (truth["segment_map"], truth["membership"]) if "membership" in truth else None
 
 
 class Evaluator(Protocol):

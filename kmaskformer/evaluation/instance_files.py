@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from kmaskformer.evaluation.files import decode_mask, info_of_categories
+from kmaskformer.data.run_lengths import decode_mask
+from kmaskformer.evaluation.files import info_of_categories
 from kmaskformer.evaluation.instance_precision import MAX_DETECTIONS, AveragePrecision, Instances
+from kmaskformer.evaluation.instance_records import checked_results, checked_truth
 
 
 def has_run_lengths(records: Sequence[Mapping[str, Any]]) -> bool:
@@ -26,7 +28,12 @@ def own_average_precision(
         content: Content of a COCO instance JSON; masks as run lengths.
         results: Entries of a COCO result JSON, likewise.
         kind: `segm` compares masks, `bbox` boxes.
+
+    Raises:
+        ValueError: As `checked_truth` and `checked_results`.
     """
+    content = checked_truth(content)
+    results = checked_results(content, results, kind)
     info = info_of_categories(content["categories"])
     contiguous = {dataset_id: index for index, dataset_id in enumerate(info.dataset_ids)}
     metric = AveragePrecision(info.num_classes, info.class_names)

@@ -31,7 +31,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kmaskformer import visualize
-from kmaskformer.evaluation.files import encode_mask
+from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.serving import predict_protocol
 from kmaskformer.serving.batching import Batcher
 from kmaskformer.serving.bodies import image_of, read_body

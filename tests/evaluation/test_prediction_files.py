@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kmaskformer.data.images import read_label_map, read_panoptic_ids
+from kmaskformer.data.run_lengths import decode_mask
 from kmaskformer.evaluation import files
 from kmaskformer.structures import DatasetInfo
 
@@ -56,36 +57,12 @@ def test_label_maps_with_dataset_ids(tmp_path):
     assert read_label_map(tmp_path / "a.png").tolist() == [[1, 187]]
 
 
-def masks(rng):
-    blob = np.zeros((40, 50), bool)
-    blob[3:30, 5:45] = True
-    blob[10:12, :] = False
-    yield from (blob, ~blob, rng.random((13, 17)) < 0.5, np.zeros((4, 5), bool), np.ones((4, 5), bool))
-    yield np.arange(70000).reshape(100, 700) == 69999
-
-
-def test_mask_run_lengths(rng):
-    for mask in masks(rng):
-        encoded = files.encode_mask(mask)
-        np.testing.assert_array_equal(files.decode_mask(encoded), mask)
-    assert files.encode_mask(np.array([[0, 1], [0, 1]])) == {"size": [2, 2], "counts": "22"}
-    plain = {"size": [2, 3], "counts": [1, 2, 3]}
-    assert files.decode_mask(plain).astype(int).tolist() == [[0, 1, 0], [1, 0, 0]]
-
-
-def test_mask_run_lengths_are_those_of_pycocotools(rng):
-    tools = pytest.importorskip("pycocotools.mask")
-    for mask in masks(rng):
-        expected = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
-        assert files.encode_mask(mask) == {"size": list(expected["size"]), "counts": expected["counts"].decode()}
-
-
 def test_instances_round_trip(tmp_path):
     record = files.instance_record("000000000139", 18, np.float32(0.5), np.eye(3, dtype=bool))
     files.write_instances(tmp_path / "results.json", [record])
     (read,) = files.read_instances(tmp_path / "results.json")
     assert (read["image_id"], read["category_id"], read["score"]) == (139, 18, 0.5)
-    np.testing.assert_array_equal(files.decode_mask(read["segmentation"]), np.eye(3))
+    np.testing.assert_array_equal(decode_mask(read["segmentation"]), np.eye(3))
 
 
 SCORES = {"panoptic/PQ": 0.5, "panoptic/PQ/person": float("nan"), "panoptic/TP/person": 12.0, "semantic/mIoU": np.nan}
