@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kmaskformer import build, experiment
+from kmaskformer import experiment
 from kmaskformer.command_line.command import make_parser, one_line_errors
 from kmaskformer.config import load_config
-from kmaskformer.evaluation.files import write_metrics
+from kmaskformer.evaluation.files import format_scores
+from kmaskformer.evaluation.score_tables import format_classes
 
 DESCRIPTION = """\
 Evaluate a model on the validation split of a configuration, with its metrics, sizes and thresholds, and print the
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="YAML file of the experiment")
     parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
     parser.add_argument("--weights", required=True, help=".keras or .weights.h5 file, or a run's folder")
-    parser.add_argument("--output", help="folder for metrics.json, metrics.csv and pictures")
+    parser.add_argument("--output", help="folder for scores, tables, charts and pictures")
     parser.add_argument(
         "--predictions", metavar="DIR", help="write the predictions there in the files of the official tools"
     )
@@ -45,24 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.set)
     state_file = Path(options.output) / "state.npz" if options.resume else None
-    model, scores = experiment.evaluate(config, options.weights, options.predictions, state_file)
-    for name, value in scores.items():
-        print(f"{name:40} {value:.4f}")
+    _, scores = experiment.evaluate(config, options.weights, options.predictions, state_file, options.output)
+    print(format_classes(scores), format_scores(scores), sep="\n\n")
     if options.predictions:
         print(f"Predictions: {options.predictions}")
     if options.output:
-        _write(Path(options.output), config, model, scores)
+        print(f"Scores, tables and pictures: {options.output}")
     failed = int(scores["evaluation/failed_images"])
     if failed:
         print(f"error: {failed} images or batches were left out of the scores; see the warnings above", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _write(output: Path, config: object, model: object, scores: dict[str, float]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    write_metrics(scores, output / "metrics.json")
-    write_metrics(scores, output / "metrics.csv")
-    segmenter = experiment.build_segmenter(model, config, experiment.picture_task(config), config.evaluation.inference)
-    sheet = experiment.draw_predictions(segmenter, build.build_reader(config.data, "val"))
-    sheet.save(output / "predictions.png")
-    print(f"Scores: {output / 'metrics.json'}\nPictures: {output / 'predictions.png'}")

@@ -128,7 +128,11 @@ def test_evaluate_prints_and_writes_scores_and_pictures(run_script, run_folder, 
         run_script("evaluate", *arguments)
     assert exit_.value.code == 0
     printed = capsys.readouterr().out
-    assert "panoptic/PQ " in printed and "semantic/IoU/sky" in printed
+    assert "panoptic/PQ " in printed and "semantic/IoU " in printed and "\nsky " in printed
+    pictures = ("predictions", "best_and_worst", "confusion", "classes_panoptic", "classes_semantic")
+    tables = ("metrics.json", "metrics.csv", "classes.csv", "confusion.csv", "images.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {*(f"{name}.png" for name in pictures), *tables}
+    assert len((tmp_path / "images.csv").read_text().splitlines()) == 3
     scores = json.loads((tmp_path / "metrics.json").read_text())
     assert scores["evaluation/images"] == 2
     assert 0 <= scores["panoptic/PQ"] <= 1
