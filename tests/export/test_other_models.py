@@ -107,12 +107,15 @@ def test_litert(model, expected, tmp_path):
 
 
 def test_half_precision(model, expected, tmp_path):
-    image, result = expected
+    """The export returns what was asked for alone, stores 16 bits, and its logits are near."""
+    image, _ = expected
     folder = kmf.export_saved_model(model, tmp_path / "half", "semantic", outputs=("class_map",), dtype="bfloat16")
     loaded = tf.saved_model.load(str(folder))
     outputs = loaded.signatures["serving_default"](images=image[None])
-    assert set(outputs) == {"class_map"}
-    assert np.mean(outputs["class_map"][0] != result.segmentation) < 0.1
+    assert set(outputs) == {"class_map"} and outputs["class_map"].shape == (1, *image.shape[:2])
+    logits = model(image[None], training=False)
+    for key, value in loaded.signatures["raw"](images=image[None]).items():
+        assert np.corrcoef(np.ravel(value), np.ravel(logits[key]))[0, 1] > 0.98, key
     sizes = {dtype: sum(v.shape.num_elements() for v in loaded.weights if v.dtype == dtype) for dtype in DTYPES}
     assert sizes[tf.bfloat16] > 20 * sizes[tf.float32], "all but statistics of norms"
 
