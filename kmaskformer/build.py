@@ -5,7 +5,7 @@ A choice among implementations is a dict in this file; there is no registry.
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ import keras
 
 from kmaskformer import config as configs
 from kmaskformer.backbones import adapters  # noqa: F401 (a model file may hold an adapted backbone)
+from kmaskformer.backbones.coordinates import CoordinateBackbone
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinTransformer
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
@@ -125,12 +126,15 @@ def build_criterion(config: configs.LossConfig) -> SetCriterion | PerPixelCriter
             "loss_mask": config.mask_weight,
             "loss_dice": config.dice_weight,
         },
-        matcher=FixedMatcher() if fixed else HungarianMatcher(**costs, solver=config.matcher),
+        matcher=FixedMatcher()
+        if fixed
+        else HungarianMatcher(**costs, solver=config.matcher, ignore_void=config.ignore_void),
         no_object_weight=config.no_object_weight,
         deep_supervision=config.deep_supervision,
         ce_normalization=config.ce_normalization,
         mask_stride=config.mask_stride,
         point_sampling=_build_point_sampling(config),
+        ignore_void=config.ignore_void,
     )
 
 
@@ -172,11 +176,14 @@ def build_reader(config: configs.DataConfig, split: str) -> Any:
         "cityscapes_semantic": _cityscapes_reader,
         "cityscapes_panoptic": _cityscapes_reader,
         "tfds": _tfds_reader,
+        "examples": _examples_reader,
     }
     return readers[config.source.partition(":")[0]](config, getattr(config, split))
 
 
-def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, reader: Any = None) -> tf.data.Dataset:
+def build_dataset(
+    config: configs.DataConfig, split: str, first_batch: int = 0, reader: Any = None, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
     """The batches of a split, from the `data` section of a configuration.
 
     Args:
@@ -185,9 +192,11 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, 
             its whole truth at its original size.
         first_batch: Where to start, to go on with an interrupted run; `train` only.
         reader: The split's reader, where there is one already: large annotation files take long to read.
+        shard: `(index, count)` of this process among those that share each training batch.
 
     Returns:
-        A dataset of `(ModelInputs, Targets)` with the attributes `dataset_info` and `steps_per_epoch`.
+        A dataset of `(ModelInputs, Targets)` with the attributes `dataset_info`, `steps_per_epoch` and `skipped`; see
+        `pipeline.training_dataset`.
     """
     from kmaskformer.data import pipeline
 
@@ -199,6 +208,7 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, 
             longest_edge=config.test_longest_edge if config.test_shortest_edge else 0,
             batch_size=config.test_batch_size,
             workers=config.workers,
+            on_error=config.on_error,
         )
     augmentation = config.augmentation
     return pipeline.training_dataset(
@@ -209,36 +219,21 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, 
         max_segments=config.max_segments,
         min_area=1 if augmentation.drop_empty_segments else 0,
         seed=config.seed,
-        cache=config.cache,
+        cache=(config.cache_folder and Path(config.cache_folder) / split) or config.cache,
         first_batch=first_batch,
         workers=config.workers,
+        batch_shapes=config.batch_shapes,
+        on_error=config.on_error,
+        shard=shard,
     )
 
 
 def build_transforms(config: configs.AugmentationConfig) -> list[Callable[..., Any]]:
     """The training transforms in the order in which they act."""
-    from kmaskformer.data import transforms
+    from kmaskformer.data.augmentation import transform_chain
 
-    chain: list[Callable[..., Any]] = []
-    if config.shortest_edges:
-        sizes, longest = list(config.shortest_edges), config.longest_edge
-        chain.append(functools.partial(transforms.resize_shortest_edge, sizes=sizes, longest_edge=longest))
-    if config.scale_range:
-        low, high = config.scale_range
-        chain.append(functools.partial(transforms.random_scale, low=low, high=high, stretch=config.stretch))
-    if config.crop:
-        chain.append(functools.partial(transforms.random_crop, size=tuple(config.crop)))
-    if config.color:
-        chain.append(transforms.ssd_color)
-    if config.quarter_turns:
-        chain.append(transforms.random_quarter_turn)
-    if config.horizontal_flip:
-        chain.append(transforms.random_flip)
-    if config.vertical_flip:
-        chain.append(functools.partial(transforms.random_flip, vertical=True))
-    if config.crop:
-        chain.append(functools.partial(transforms.pad, size=tuple(config.crop)))
-    return chain
+    options = {key: value for key, value in vars(config).items() if key not in ("drop_empty_segments", "map_resize")}
+    return transform_chain(**options, nearest=config.map_resize)
 
 
 def build_evaluators(config: configs.EvaluationConfig) -> list[Any]:
@@ -267,9 +262,20 @@ def build_augmentation(config: configs.ViewsConfig) -> Augmentation | None:
 
 
 def _build_backbone(config: configs.BackboneConfig, precision: str) -> keras.layers.Layer:
-    if config.name in RESNETS:
-        options = RESNETS[config.name]
-        return ResNet(**options, norm=config.norm, frozen_stages=config.frozen_stages, dtype=precision)
+    backbone = _build_resnet(config, precision) if config.name in RESNETS else _build_swin(config, precision)
+    if not config.coordinate_frequencies:
+        return backbone
+    return CoordinateBackbone(backbone, config.coordinate_frequencies, dtype=precision)
+
+
+def _build_resnet(config: configs.BackboneConfig, precision: str) -> ResNet:
+    options: dict[str, Any] = dict(RESNETS[config.name], norm=config.norm, frozen_stages=config.frozen_stages)
+    if config.channels:
+        options |= {"channels": config.channels, "stem_channels": config.channels[0]}
+    return ResNet(**options, dtype=precision)
+
+
+def _build_swin(config: configs.BackboneConfig, precision: str) -> SwinTransformer:
     return SwinTransformer(
         **SWINS[config.name],
         mlp_ratio=config.mlp_ratio,
@@ -311,7 +317,7 @@ def _shapes_reader(config: configs.DataConfig, split: configs.SplitConfig) -> An
 def _semantic_folder_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
     from kmaskformer.data.semantic_folder import SemanticFolder
 
-    return SemanticFolder(split.images, split.labels, _read_info(config), root=config.root, limit=split.limit)
+    return SemanticFolder(split.images, split.labels, _read_info(config), **_folder_options(config, split))
 
 
 def _instance_folder_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
@@ -321,11 +327,20 @@ def _instance_folder_reader(config: configs.DataConfig, split: configs.SplitConf
         split.images,
         split.labels,
         _read_info(config),
-        root=config.root,
         background=config.background or None,
         class_divisor=config.class_divisor,
-        limit=split.limit,
+        **_folder_options(config, split),
     )
+
+
+def _folder_options(config: configs.DataConfig, split: configs.SplitConfig) -> dict[str, Any]:
+    edges = config.augmentation.shortest_edges if split is config.train and config.reduced_decoding else ()
+    return {
+        "root": config.root,
+        "limit": split.limit,
+        "require_labels": config.on_error == "raise",
+        "least_edge": max(edges, default=0),
+    }
 
 
 def _coco_panoptic_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
@@ -347,6 +362,14 @@ def _cityscapes_reader(config: configs.DataConfig, split: configs.SplitConfig) -
     info = _read_info(config) if config.classes or config.class_names else None
     panoptic = config.source == "cityscapes_panoptic"
     return Cityscapes(split.images, split.labels, panoptic, info, root=config.root, limit=split.limit)
+
+
+def _examples_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.examples import Examples
+    from kmaskformer.data.sources import examples_from
+
+    examples = list(itertools.islice(examples_from(split.examples), split.limit or None))
+    return Examples(examples, _read_info(config))
 
 
 def _tfds_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:

@@ -21,10 +21,13 @@ from kmaskformer.strict_yaml import read_values, to_dataclass, to_plain
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
-    """A backbone. `norm` and `frozen_stages` act on ResNets, all fields after them on Swin.
+    """A backbone. `norm`, `frozen_stages` and `channels` act on ResNets, `mlp_ratio` and all after it on Swin.
 
-    `frozen_stages`: so many parts, from the stem on, are not trained. `qk_scale: 0` scales the products of queries and
-    keys by 1 / sqrt(channels of a head). `pretrain_image_size` acts with `absolute_position_embedding` only.
+    `frozen_stages`: so many parts, from the stem on, are not trained. `channels`: of the four stages, where they are
+    not the published network's; the stem has as many as the first. `coordinate_frequencies`: number of frequencies in
+    which the coordinates of pixels are appended to every feature map; 0, as in the paper, for none. `qk_scale: 0`
+    scales the products of queries and keys by 1 / sqrt(channels of a head). `pretrain_image_size` acts with
+    `absolute_position_embedding` only.
     """
 
     name: Literal[
@@ -40,6 +43,8 @@ class BackboneConfig:
     ] = "resnet50"
     norm: Literal["frozen", "batch"] = "frozen"
     frozen_stages: int = 0
+    channels: tuple[int, ...] = ()
+    coordinate_frequencies: int = 0
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     qk_scale: float = 0.0
@@ -111,7 +116,8 @@ class LossConfig:
     """Weights of the loss terms and of the matching cost, both over all decoder layers.
 
     `mask_stride`: the mask losses are taken at the targets' size divided by it, 1 as in the paper. `num_points`: or at
-    so many sampled points per mask, to which the two fields after it belong; 0 for none.
+    so many sampled points per mask, to which the two fields after it belong; 0 for none. `ignore_void`: pixels of no
+    segment are left out of the mask terms of loss and matching, where the paper takes them for background.
 
     `per_pixel` is the cross-entropy of every pixel: of the other fields, `cross_entropy_weight`, `deep_supervision` and
     `ce_normalization` act on it. `matcher: fixed` matches query i with class i, at no cost.
@@ -132,6 +138,7 @@ class LossConfig:
     num_points: int = 0
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
+    ignore_void: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,15 +171,17 @@ class OptimizerConfig:
 class SplitConfig:
     """Where a split lies, relative to `data.root`.
 
-    `images`: glob pattern (folders), folder (COCO, Cityscapes) or name of a split (TensorFlow Datasets). `labels`:
-    pattern with `{stem}`, or folder (COCO panoptic, Cityscapes).
-    `annotations`: panoptic or instance JSON (COCO). `count`, `seed`: number and seed of generated scenes. `limit`: use
-    the first so many images only; 0 for all.
+    `images`: glob pattern or folder (folders), folder (COCO, Cityscapes) or name of a split (TensorFlow Datasets).
+    `labels`: pattern with `{stem}` or folder (folders), or folder (COCO panoptic, Cityscapes). `annotations`: panoptic
+    or instance JSON (COCO). `examples`: a Python function that returns them, `"module:function"`; see
+    `data.sources.from_examples`. `count`, `seed`: number and seed of generated scenes. `limit`: use the first so many
+    images only; 0 for all.
     """
 
     images: str = ""
     labels: str = ""
     annotations: str = ""
+    examples: str = ""
     count: int = 0
     seed: int = 0
     limit: int = 0
@@ -180,23 +189,28 @@ class SplitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentationConfig:
-    """Training transforms, in this order: resize, crop, colour, flips and turns, padding.
+    """Training transforms; `data.augmentation.transform_chain` describes the fields and their order.
 
-    `shortest_edges`: one is drawn per image; empty for no resize. `scale_range`: instead, a factor drawn uniformly
-    for the image's own size, and `stretch`, by how much each side may differ from it. `crop`: `(height, width)`,
-    empty for none; smaller images are padded to it. `drop_empty_segments: false` keeps segments that a crop removed
-    as empty masks with a class, as the reference's panoptic recipes do.
+    `map_resize`: which pixel a resized label map takes, `floor` (published semantic recipes) or `center` (panoptic).
+    `drop_empty_segments: false` keeps segments that a crop removed as empty masks with a class, as the reference's
+    panoptic recipes do.
     """
 
     shortest_edges: tuple[int, ...] = ()
     longest_edge: int = 2048
     scale_range: tuple[float, ...] = ()
     stretch: float = 0.0
+    jitter_range: tuple[float, ...] = ()
     crop: tuple[int, ...] = ()
+    largest_class: float = 1.0
+    range_crop: tuple[int, ...] = ()
+    range_crop_edges: tuple[int, ...] = (400, 500, 600)
+    range_crop_probability: float = 0.5
     horizontal_flip: bool = True
     vertical_flip: bool = False
     quarter_turns: bool = False
     color: bool = False
+    map_resize: Literal["floor", "center"] = "floor"
     drop_empty_segments: bool = True
 
 
@@ -209,6 +223,10 @@ class DataConfig:
     `thing_names`: given here instead.
     `background`: class of the pixels outside all instances (instance folders). `class_divisor`: an instance id is
     class * divisor + number, where it is not 0. `test_shortest_edge: 0` evaluates images at their own size.
+    `batch_shapes`: sizes to pad training batches to, where there is no crop. `cache`: decoded samples stay in memory,
+    `cache_folder`: in this folder. `reduced_decoding`: JPEG files of twice the largest of
+    `augmentation.shortest_edges` or more are decoded at a half, a quarter or an eighth of their size (folders only).
+    `on_error: skip` goes on where a sample cannot be read, and lists it at the end.
     """
 
     source: str = "shapes"
@@ -228,7 +246,11 @@ class DataConfig:
     batch_size: int = 16
     test_batch_size: int = 1
     max_segments: int = 0
+    batch_shapes: tuple[tuple[int, int], ...] = ()
     cache: bool = False
+    cache_folder: str = ""
+    reduced_decoding: bool = False
+    on_error: Literal["raise", "skip"] = "raise"
     seed: int = 0
     workers: int = 2
 

@@ -20,6 +20,7 @@ SOURCES = (
     "coco_instance",
     "cityscapes_semantic",
     "cityscapes_panoptic",
+    "examples",
 )
 """Kinds of datasets, beside those of TensorFlow Datasets."""
 
@@ -53,7 +54,13 @@ _NOT_NEGATIVE = (
     "training.evaluate_every",
     "training.checkpoint_every",
 )
-_FRACTIONS = ("evaluation.object_mask_threshold", "evaluation.overlap_threshold", "evaluation.score_threshold")
+_FRACTIONS = (
+    "evaluation.object_mask_threshold",
+    "evaluation.overlap_threshold",
+    "evaluation.score_threshold",
+    "data.augmentation.largest_class",
+    "data.augmentation.range_crop_probability",
+)
 
 
 def check_config(config: Config, where: str) -> None:
@@ -149,15 +156,15 @@ def _check_evaluation(config: Config) -> Iterator[str]:
 
 
 def _check_augmentation(config: Config) -> Iterator[str]:
-    augmentation = config.data.augmentation
-    for name in ("crop", "scale_range"):
+    augmentation, prefix = config.data.augmentation, "data.augmentation"
+    for name in ("crop", "scale_range", "jitter_range", "range_crop"):
         value = getattr(augmentation, name)
         if len(value) not in (0, 2):
-            yield f"data.augmentation.{name}: must have 2 entries or none. Received: {list(value)}"
-    if augmentation.scale_range and not 0 < augmentation.scale_range[0] <= augmentation.scale_range[1]:
-        yield (
-            "data.augmentation.scale_range: must be two increasing positive numbers. "
-            f"Received: {list(augmentation.scale_range)}"
-        )
-    if augmentation.shortest_edges and augmentation.scale_range:
-        yield "data.augmentation: `shortest_edges` and `scale_range` both choose the size; set one of them"
+            yield f"{prefix}.{name}: must have 2 entries or none. Received: {list(value)}"
+        if name != "crop" and value and not 0 < value[0] <= value[1]:
+            yield f"{prefix}.{name}: must be two increasing positive numbers. Received: {list(value)}"
+    ways = [name for name in ("shortest_edges", "scale_range", "jitter_range") if getattr(augmentation, name)]
+    if len(ways) > 1:
+        yield f"{prefix}: {' and '.join(f'`{name}`' for name in ways)} choose the size; set one of them"
+    if augmentation.jitter_range and not augmentation.crop:
+        yield f"{prefix}.jitter_range: needs `crop`, the size that images are fitted into first"

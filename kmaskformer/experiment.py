@@ -42,6 +42,7 @@ from kmaskformer.training.run_log import RunLog
 from kmaskformer.training.seeds import set_seed
 
 MODEL_FILE = "model.keras"
+SKIPPED_FILE = "skipped.txt"
 CONFIG_FILE = "config.yaml"
 NUM_PICTURES = 6
 
@@ -264,6 +265,15 @@ def _fit(model: keras.Model, config: Config, readers: dict[str, Any], output: Pa
         shuffle=False,  # the pipeline shuffles; Keras would only warn that it cannot
         callbacks=_callbacks(model, config, readers["val"], output, run_log, stretch),
     )
+    _report_skipped(dataset.skipped, output)
+
+
+def _report_skipped(skipped: Any, output: Path) -> None:
+    """Count and list of the samples that `data.on_error: skip` left out."""
+    report = skipped.report() if skipped else ""
+    if report:
+        (output / SKIPPED_FILE).write_text(report + "\n", encoding="utf-8")
+        warnings.warn(f"{report.splitlines()[0]} See {output / SKIPPED_FILE}", stacklevel=2)
 
 
 def _callbacks(model: Any, config: Config, reader: Any, output: Path, run_log: RunLog, stretch: int) -> list[Any]:

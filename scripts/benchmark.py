@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from benchmarks import evaluation, quantization, serving
+from benchmarks import data, evaluation, quantization, serving
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for benchmark in (evaluation, serving, quantization):
+    for benchmark in (data, evaluation, serving, quantization):
         benchmark.add_command(commands)
     options = parser.parse_args(arguments)
     options.run(options)

@@ -118,6 +118,10 @@ def test_data(release, config):
     assert augmentation.color == published.color
     assert augmentation.horizontal_flip and not augmentation.vertical_flip and not augmentation.scale_range
     assert augmentation.drop_empty_segments == (release.task == "semantic")
+    assert augmentation.map_resize == ("floor" if release.task == "semantic" else "center")
+    assert augmentation.range_crop == ((384, 600) if release.dataset == "coco" else ())
+    assert (augmentation.range_crop_edges, augmentation.range_crop_probability) == ((400, 500, 600), 0.5)
+    assert augmentation.largest_class == 1.0 and not augmentation.jitter_range
     assert (data.test_shortest_edge, data.test_longest_edge) == published.test
     assert (data.batch_size, data.test_batch_size) == (published.batch, 1)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from kmaskformer.version import __version__
 
 COMMANDS = {
+    "inspect": "look at a dataset before training",
     "train": "train a model as a configuration says, and evaluate it",
     "evaluate": "score trained weights on a validation set",
     "predict": "segment images, folders of images and videos",
@@ -22,6 +23,7 @@ DESCRIPTION = "Semantic, instance and panoptic segmentation by mask classificati
 
 EXAMPLES = """\
 from data to a service:
+  kmaskformer inspect --config configs/shapes/panoptic/maskformer_resnet18.yaml
   kmaskformer train --config configs/shapes/panoptic/maskformer_resnet18.yaml --output runs/shapes
   kmaskformer evaluate --config runs/shapes/config.yaml --weights runs/shapes
   kmaskformer predict --weights runs/shapes --input photos/ --output out --task panoptic

@@ -95,6 +95,10 @@ class CocoInstances:
             image_id=entry.image_id,
         )
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files of a sample: image and annotations."""
+        return (self._entries[index].image, self._path)
+
     def _masks(self, entry: _Entry) -> Iterator[np.ndarray]:
         for annotation_id, shape in zip(entry.annotation_ids, entry.shapes, strict=True):
             if isinstance(shape, tuple):

@@ -83,6 +83,10 @@ class CocoPanoptic:
             image_id=entry.image_id,
         )
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files of a sample: image, panoptic PNG and annotations."""
+        return (self._entries[index].image, self._entries[index].labels_png, self._path)
+
     def _file_names(self, rows: list[dict[str, Any]]) -> dict[Any, str]:
         coco_json.refuse_repeated(self._path, "image id in `images`", [row["id"] for row in rows])
         return {row["id"]: row["file_name"] for row in rows}

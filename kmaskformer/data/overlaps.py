@@ -42,7 +42,8 @@ def regions_of_masks(masks: Iterable[np.ndarray], height: int, width: int) -> tu
 
 def _divide(regions: np.ndarray, mask: np.ndarray, number: int, areas: list[int], members: list[list[int]]) -> None:
     """Adds a mask to the regions it covers wholly and splits the others; region 0 is what no mask covers."""
-    covered = np.bincount(regions[mask], minlength=len(areas))
+    inside = regions[mask]
+    covered = np.bincount(inside, minlength=len(areas))
     renamed = np.arange(len(areas), dtype=np.int32)
     for region in np.flatnonzero(covered).tolist():
         if region and covered[region] == areas[region]:
@@ -52,7 +53,7 @@ def _divide(regions: np.ndarray, mask: np.ndarray, number: int, areas: list[int]
         members.append([*members[region], number])
         areas.append(int(covered[region]))
         areas[region] -= int(covered[region])
-    regions[mask] = renamed[regions[mask]]
+    regions[mask] = renamed[inside]
 
 
 def settle_overlaps(sample: Sample) -> Sample:

@@ -30,7 +30,7 @@ def decode_mask(segmentation: Mapping[str, Any]) -> np.ndarray:
         ValueError: If the runs are not numbers from 0 on that add up to the mask's size.
     """
     counts, size = segmentation["counts"], segmentation["size"]
-    runs = np.asarray(counts if isinstance(counts, list) else _runs(counts), np.int64)
+    runs = np.asarray(counts, np.int64) if isinstance(counts, list) else _runs(counts)
     if (runs < 0).any() or runs.sum() != size[0] * size[1]:
         raise ValueError(
             f"Run lengths must add up to the mask's size, height {size[0]} x width {size[1]} = {size[0] * size[1]}. "
@@ -49,15 +49,14 @@ def _characters(value: int) -> str:
             return "".join(characters)
 
 
-def _runs(text: str | bytes) -> list[int]:
-    runs, value, shift = [], 0, 0
-    for code in text if isinstance(text, bytes) else text.encode():
-        bits = code - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        value -= (1 << shift) if bits & 16 else 0
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value, shift = 0, 0
+def _runs(text: str | bytes) -> np.ndarray:
+    codes = np.frombuffer(text if isinstance(text, bytes) else text.encode(), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(codes & 32 == 0) + 1
+    if not ends.size:
+        return np.zeros(0, np.int64)
+    starts = np.concatenate([[0], ends[:-1]])
+    places = np.arange(ends[-1]) - np.repeat(starts, ends - starts)
+    runs = np.add.reduceat((codes[: ends[-1]] & 31) << 5 * places, starts)
+    runs -= np.where(codes[ends - 1] & 16 != 0, 1 << 5 * (ends - starts), 0)
+    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
     return runs

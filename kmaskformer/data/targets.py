@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from kmaskformer.data import transforms
+from kmaskformer.data import transforms, windows
 from kmaskformer.structures import VOID, ModelInputs, Sample, Targets
 
 _TABLES = ("labels", "is_crowd", "membership")
@@ -54,7 +54,7 @@ def evaluation_element(sample: Sample, *, shortest_edge: int = 0, longest_edge: 
     image, original_size = sample["image"], tf.shape(sample["image"])[:2]
     if shortest_edge:
         size = transforms.shortest_edge_size(original_size[0], original_size[1], shortest_edge, longest_edge)
-        image = transforms.resize_image(image, size)
+        image = windows.resize_image(image, size)
     targets = Targets(
         segment_map=sample["segment_map"],
         labels=sample["labels"],

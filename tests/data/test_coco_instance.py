@@ -75,6 +75,7 @@ def test_overlaps_are_kept(folder):
     np.testing.assert_array_equal(dense(sample), MASKS)
     assert sample["labels"].tolist() == [1, 0, 0] and sample["is_crowd"].tolist() == [False, False, True]
     assert sample["segment_map"].dtype == np.int32 and sample["image_id"] == "42"
+    assert reader.files(1) == (folder.root / "images" / "a.png", folder.root / "i.json")
 
 
 def test_info_and_limit(folder):
