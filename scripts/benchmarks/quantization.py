@@ -26,7 +26,7 @@ from kmaskformer.export.litert import QUANTIZATIONS, export_litert
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Adds `quantization` to the command line."""
     parser = commands.add_parser("quantization", help="mIoU, size and time of LiteRT files in float and in int8")
-    parser.add_argument("--weights", required=True, help="a run's folder")
+    parser.add_argument("--weights", required=True, help="a run's folder, or weights with its config.yaml beside")
     parser.add_argument("--set", nargs="*", default=[], metavar="A.B=V", help="override a field of its configuration")
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: the first's")
     parser.add_argument("--images", type=int, help="number of validation images; all by default")
@@ -35,10 +35,11 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints a line for each file, and what they have in common."""
-    config = load_config(Path(options.weights) / experiment.CONFIG_FILE, options.set)
+    weights = Path(options.weights)
+    config = load_config((weights if weights.is_dir() else weights.parent) / experiment.CONFIG_FILE, options.set)
     reader = build.build_reader(config.data, "val")
     size = tuple(options.image_size or reader[0]["image"].shape[:2])
-    model = experiment.load_model(options.weights)
+    model = experiment.load_model(weights, config, reader.info)
     with tempfile.TemporaryDirectory() as folder:
         paths = {kind: Path(folder) / f"{kind}.tflite" for kind in QUANTIZATIONS}
         files = {kind: _Segmenter(export_litert(model, path, size, quantization=kind)) for kind, path in paths.items()}
