@@ -59,7 +59,7 @@ def write_images(folder: Path, scored: ScoredImages, segmenter: Any, reader: Any
     if not chosen:
         return
     samples = find_samples(reader, chosen, scored.order())
-    captions = [f"{scored.score_name} {scores[image]:.3f}  {image}" for image in chosen]
+    captions = [f"{image}: {scored.score_name} {scores[image]:.3f}" for image in chosen]
     sheet = draw_samples(segmenter, reader.info, [samples[image] for image in chosen], captions)
     sheet.save(folder / "best_and_worst.png")
 

@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Sequence
 
 from kmaskformer.evaluation import score_files
-from kmaskformer.evaluation.files import format_scores, write_metrics
+from kmaskformer.evaluation.files import write_metrics
+from kmaskformer.evaluation.score_tables import format_scores
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -10,8 +10,7 @@ from pathlib import Path
 from kmaskformer import experiment
 from kmaskformer.command_line.command import make_parser, one_line_errors
 from kmaskformer.config import load_config
-from kmaskformer.evaluation.files import format_scores
-from kmaskformer.evaluation.score_tables import format_classes
+from kmaskformer.evaluation.score_tables import format_classes, format_scores
 
 DESCRIPTION = """\
 Evaluate a model on the validation split of a configuration, with its metrics, sizes and thresholds, and print the

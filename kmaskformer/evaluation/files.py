@@ -272,13 +272,6 @@ def summarize(scores: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in scores.items() if key.count("/") <= 1}
 
 
-def format_scores(scores: Mapping[str, float]) -> str:
-    """A short table of the summary, one score a line, for a terminal."""
-    rows = [(key, _shown(value)) for key, value in summarize(scores).items()]
-    width = max((len(key) for key, _ in rows), default=0)
-    return "\n".join(f"{key:<{width}}  {value:>8}" for key, value in rows)
-
-
 def _segment_info(segment: Mapping[str, Any], segmentation: np.ndarray, info: DatasetInfo) -> dict[str, Any]:
     area = segment.get("area")
     return {

@@ -8,8 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kmaskformer.evaluation.files import summarize
+
 MAIN_CLASS_SCORES = ("PQ", "IoU", "AP")
 """The score of a class that charts show, whichever an evaluator has."""
+_COUNTS = ("TP", "FP", "FN", "images", "failed_images")
+
+
+def format_scores(scores: Mapping[str, float]) -> str:
+    """A short table of the summary, one score a line, for a terminal."""
+    rows = [[key, shown(key, value)] for key, value in summarize(scores).items()]
+    return format_rows(rows) if rows else ""
 
 
 def class_table(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -35,7 +44,9 @@ def format_classes(scores: Mapping[str, float]) -> str:
     if not table:
         return ""
     rows = [["class", *table]]
-    rows += [[name, *(_shown(column.get(name, math.nan)) for column in table.values())] for name in _names(table)]
+    rows += [
+        [name, *(shown(key, column.get(name, math.nan)) for key, column in table.items())] for name in _names(table)
+    ]
     return format_rows(rows)
 
 
@@ -67,8 +78,15 @@ def differences(first: Mapping[str, float | None], second: Mapping[str, float | 
 
 def format_differences(rows: Iterable[Difference], titles: Sequence[str]) -> str:
     """Two runs side by side, for a terminal."""
-    shown = [[row.name, _shown(row.first), _shown(row.second), _shown_change(row)] for row in rows]
-    return format_rows([["score", *titles, "change"], *shown])
+    cells = [[row.name, shown(row.name, row.first), shown(row.name, row.second), _change(row)] for row in rows]
+    return format_rows([["score", *titles, "change"], *cells])
+
+
+def shown(name: str, value: float) -> str:
+    """A score as text: four places, whole numbers for counts, `-` where it is undefined."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if name.split("/")[1] in _COUNTS else f"{value:.4f}"
 
 
 def format_rows(rows: Sequence[Sequence[str]]) -> str:
@@ -98,11 +116,5 @@ def _plain(value: float) -> float | str:
     return "" if math.isnan(value) else value
 
 
-def _shown(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.0f}" if abs(value) > 1 and float(value).is_integer() else f"{value:.4f}"
-
-
-def _shown_change(row: Difference) -> str:
+def _change(row: Difference) -> str:
     return "-" if math.isnan(row.change) else f"{row.change:+.4f}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.memory import report_memory
 from benchmarks.scenes import Scene, class_map, read_or_generate, write_scenes
 from benchmarks.timing import report
 from kmaskformer.evaluation.files import read_panoptic_file
@@ -31,7 +32,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--predictions", help="COCO panoptic JSON of the predictions")
     parser.add_argument("--truth-folder", help="panoptic PNGs; by default the JSON's path without .json")
     parser.add_argument("--predictions-folder", help="panoptic PNGs; by default the JSON's path without .json")
-    parser.add_argument("--parts", nargs="*", default=["panoptic", "semantic"], help="what to measure")
+    parser.add_argument("--parts", nargs="*", default=["panoptic", "semantic", "memory"], help="what to measure")
     parser.set_defaults(run=run)
 
 
@@ -47,6 +48,8 @@ def run(options: argparse.Namespace) -> None:
         report_panoptic(scenes, info, options.repeats)
     if "semantic" in options.parts:
         report_semantic(scenes, info, options.repeats)
+    if "memory" in options.parts:
+        report_memory()
 
 
 def report_panoptic(scenes: list[Scene], info: DatasetInfo, repeats: int) -> None:

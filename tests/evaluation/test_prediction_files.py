@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kmaskformer.data.images import read_label_map, read_panoptic_ids
+from kmaskformer.data.label_spaces import label_space
 from kmaskformer.data.run_lengths import decode_mask
 from kmaskformer.evaluation import files
-from kmaskformer.structures import DatasetInfo
+from kmaskformer.evaluation.prediction_files import PredictionFiles
+from kmaskformer.evaluation.score_tables import format_scores
+from kmaskformer.structures import VOID, DatasetInfo
 
 INFO = DatasetInfo("toy", ("person", "sky"), thing_ids=(0,), dataset_ids=(1, 187))
 
@@ -44,8 +49,6 @@ def test_categories_are_numbered_by_their_ids_and_told_apart():
 
 @pytest.mark.parametrize(("highest", "dtype"), [(255, np.uint8), (846, np.uint16)])
 def test_label_maps(tmp_path, highest, dtype):
-    from PIL import Image
-
     labels = np.array([[0, highest], [3, 4]])
     files.write_label_map(tmp_path / "new" / "a.png", labels)
     np.testing.assert_array_equal(read_label_map(tmp_path / "new" / "a.png"), labels)
@@ -78,8 +81,8 @@ def test_metrics_as_json_and_csv(tmp_path):
 
 def test_summary_and_table():
     assert list(files.summarize(SCORES)) == ["panoptic/PQ", "semantic/mIoU"]
-    assert files.format_scores(SCORES).splitlines() == ["panoptic/PQ      0.5000", "semantic/mIoU         -"]
-    assert files.format_scores({"evaluation/images": 12.0}).endswith("12")
+    assert format_scores(SCORES).splitlines() == ["panoptic/PQ    0.5000", "semantic/mIoU       -"]
+    assert format_scores({"evaluation/images": 12.0}) == "evaluation/images  12"
 
 
 def write(path, content):
@@ -118,3 +121,13 @@ def write(path, content):
 def test_errors(tmp_path, action, error, message):
     with pytest.raises(error, match=message):
         action(tmp_path)
+
+
+@pytest.mark.parametrize(("space", "ids"), [("ade20k_150", [1, 150, 255]), ("cityscapes_19", [7, 33, 255])])
+def test_label_pngs_hold_the_ids_that_the_servers_of_the_benchmarks_take(tmp_path, space, ids):
+    info = label_space(space)
+    writer = PredictionFiles(tmp_path, "semantic", info)
+    class_map = np.array([[0, info.num_classes - 1, VOID]], np.int32)
+    writer.add("image", types.SimpleNamespace(segmentation=class_map))
+    stored = Image.open(writer.save() / "image.png")
+    assert stored.mode == "L" and np.asarray(stored).tolist() == [ids]

@@ -51,7 +51,7 @@ def test_panoptic(script, tmp_path, panoptic, capsys):
     # Of each class one segment is found, one missed and one invented.
     assert scores["panoptic/PQ"] == scores["panoptic/PQ_things"] == scores["panoptic/PQ/sky"] == 0.5
     assert scores["panoptic/SQ"] == 1.0 and scores["panoptic/FN/person"] == 1
-    assert "panoptic/PQ           0.5000" in capsys.readouterr().out
+    assert "panoptic/PQ         0.5000" in capsys.readouterr().out
 
 
 def test_an_option_without_effect_is_said(script, tmp_path, panoptic, capsys):
