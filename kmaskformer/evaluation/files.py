@@ -280,7 +280,3 @@ def _segment_info(segment: Mapping[str, Any], segmentation: np.ndarray, info: Da
         "area": int(np.count_nonzero(segmentation == segment["id"]) if area is None else area),
         "iscrowd": 0,
     }
-
-
-def _shown(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}" if abs(value) <= 1 else f"{value:g}"

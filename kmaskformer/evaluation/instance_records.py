@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kmaskformer.data.polygons import polygon_mask
 from kmaskformer.data.run_lengths import decode_mask, encode_mask
 
 Record = Mapping[str, Any]
@@ -60,7 +61,7 @@ def checked_results(content: Record, results: Sequence[Record], kind: str = "seg
     sizes = image_sizes(content)
     for record in results:
         _check_mask(record, sizes, "result")
-    return [_compressed(record, sizes) for record in results]
+    return [with_run_lengths(record, sizes) for record in results]
 
 
 def check_instance_truth(content: Any) -> None:
@@ -90,7 +91,7 @@ def mask_area(record: Record, sizes: Mapping[Any, tuple[int, int]]) -> float:
         ValueError: If it has neither.
     """
     if "segmentation" in record:
-        return float(np.count_nonzero(decode_mask(_compressed(record, sizes)["segmentation"])))
+        return float(np.count_nonzero(decode_mask(with_run_lengths(record, sizes)["segmentation"])))
     if "bbox" in record:
         return float(record["bbox"][2] * record["bbox"][3])
     raise ValueError(f"A true instance needs a `segmentation` or a `bbox`. Received: {sorted(record)}")
@@ -105,23 +106,14 @@ def _check_mask(record: Record, sizes: Mapping[Any, tuple[int, int]], kind: str)
         )
 
 
-def _compressed(record: Record, sizes: Mapping[Any, tuple[int, int]]) -> dict[str, Any]:
+def with_run_lengths(record: Record, sizes: Mapping[Any, tuple[int, int]]) -> dict[str, Any]:
     """A copy whose mask is compressed run lengths, whatever form COCO allows it has."""
     segmentation = record.get("segmentation")
     if isinstance(segmentation, Mapping) and isinstance(segmentation["counts"], list):
         return {**record, "segmentation": encode_mask(decode_mask(segmentation))}
-    if isinstance(segmentation, list) and record["image_id"] in sizes:
-        return {**record, "segmentation": _of_polygons(segmentation, sizes[record["image_id"]])}
+    if isinstance(segmentation, list):
+        size = sizes.get(record["image_id"])
+        if size is None:
+            raise ValueError(f"A mask given as polygons needs height and width of image_id {record['image_id']!r}")
+        return {**record, "segmentation": encode_mask(polygon_mask(segmentation, *size))}
     return dict(record)
-
-
-def _of_polygons(polygons: list, size: tuple[int, int]) -> dict[str, Any]:
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ImportError(
-            "Masks given as polygons need pycocotools, which is not installed. Install it: "
-            "pip install 'kmaskformer[coco]'"
-        ) from error
-    merged = mask.merge(mask.frPyObjects(polygons, *size))
-    return {"size": list(size), "counts": merged["counts"].decode()}

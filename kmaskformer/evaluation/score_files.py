@@ -21,7 +21,7 @@ from kmaskformer.evaluation.files import (
     read_json,
     read_panoptic_file,
 )
-from kmaskformer.evaluation.instance_files import has_run_lengths, own_average_precision
+from kmaskformer.evaluation.instance_files import own_average_precision
 from kmaskformer.evaluation.instance_records import check_instance_truth
 from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.evaluation.label_folders import LabelPair, pair_label_maps
@@ -137,15 +137,13 @@ def score_semantic_from_panoptic(
 def score_instance_files(truth: str | Path, predictions: str | Path) -> dict[str, float]:
     """COCO's mask and box figures of a result JSON against an instance JSON.
 
-    pycocotools computes them where it is installed, else this package's own code, which gives the same numbers but
-    reads no polygons.
+    pycocotools computes them where it is installed, else this package's own code, which gives the same numbers.
 
     Returns:
         `instance/AP`, `instance/AP50`, ... for masks, as in `average_precision.SCORE_NAMES`, `instance/AP/<name>` per
         class; and the same for boxes under `box/`, where all of the truth's annotations have one.
 
     Raises:
-        ImportError: If masks are polygons and pycocotools is not installed.
         FileNotFoundError: If a file is missing.
         ValueError: If a file is wrong.
     """
@@ -158,8 +156,8 @@ def score_instance_files(truth: str | Path, predictions: str | Path) -> dict[str
 
 def _score_instances(content: Any, results: list[dict[str, Any]]) -> dict[str, float]:
     check_instance_truth(content)
-    own = importlib.util.find_spec("pycocotools") is None and has_run_lengths([*content["annotations"], *results])
-    score = own_average_precision if own else coco_average_precision
+    official = importlib.util.find_spec("pycocotools") is not None
+    score = coco_average_precision if official else own_average_precision
     scores = _prefixed("instance", score(content, results, "segm"))
     if content["annotations"] and all("bbox" in annotation for annotation in content["annotations"]):
         scores |= _prefixed("box", score(content, results, "bbox"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -51,15 +52,18 @@ def test_what_may_be_left_out_is_filled_in():
 
 
 def test_masks_come_in_three_forms():
-    pytest.importorskip("pycocotools")
     for segmentation in (POLYGON, uncompressed(square()), encode_mask(square())):
         (record,) = checked_results(truth(), [result(segmentation=segmentation)])
         np.testing.assert_array_equal(decode_mask(record["segmentation"]), square())
 
 
+@pytest.mark.parametrize("with_pycocotools", [True, False])
 @pytest.mark.parametrize("annotation", [{}, {"segmentation": POLYGON}, {"segmentation": uncompressed(square())}])
-def test_scores_of_every_form(tmp_path, annotation):
-    pytest.importorskip("pycocotools")
+def test_scores_of_every_form(tmp_path, monkeypatch, annotation, with_pycocotools):
+    if with_pycocotools:
+        pytest.importorskip("pycocotools")
+    else:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     (tmp_path / "truth.json").write_text(json.dumps(truth(**annotation)))
     for segmentation in (POLYGON, uncompressed(square()), encode_mask(square())):
         (tmp_path / "results.json").write_text(json.dumps([result(segmentation=segmentation)]))
