@@ -281,11 +281,12 @@ def test_a_turned_photograph_lies_under_its_segments(page, tmp_path):
     assert green > 240 and red < 15 and blue < 15 and page.overlay_color(60, 30)[1] == 255
 
 
-def test_nothing_went_elsewhere_and_nothing_failed(browser, client):
-    """Over all of the tests above: requests to this server alone, and no error in the console but refused images."""
+def test_nothing_went_elsewhere_and_nothing_failed(page, picture_file, browser, client):
+    """Here and in the tests above: requests to this server alone, and no error in the console but refused images."""
+    page.open(picture_file)
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     own = (f"http://127.0.0.1:{client.port}/", "data:", "blob:", "chrome:")  # the last: the browser's own empty tab
-    assert len(asked) > 20 and [address for address in asked if not address.startswith(own)] == []
+    assert len(asked) > 5 and [address for address in asked if not address.startswith(own)] == []
     console = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert [message for message in console if "/segment?" not in message] == []
