@@ -103,7 +103,7 @@ ERRORS = {
     ),
     "data: {augmentation: {crop: [64]}}": "data.augmentation.crop: must have 2 entries or none. Received: [64]",
     "data: {augmentation: {scale_range: [1, 2, 3]}}": "data.augmentation.scale_range: must have 2 entries or none.",
-    "data: {augmentation: {shortest_edges: [64], scale_range: [0.5, 2]}}": "both choose the size; set one of them",
+    "data: {augmentation: {shortest_edges: [64], scale_range: [0.5, 2]}}": "choose the size; set one of them",
     "model: {num_classes: 0}": "model.num_classes: must be positive. Received: 0",
     "model: {transformer_decoder: {num_queries: -1}}": (
         "model.transformer_decoder.num_queries: must be positive. Received: -1"
