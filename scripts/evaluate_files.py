@@ -14,8 +14,7 @@ import warnings
 from collections.abc import Sequence
 
 from kmaskformer.evaluation import score_files
-from kmaskformer.evaluation.files import write_metrics
-from kmaskformer.evaluation.score_tables import format_scores
+from kmaskformer.evaluation.files import format_scores, write_metrics
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

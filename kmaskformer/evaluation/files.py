@@ -21,6 +21,8 @@ from PIL import Image
 from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.structures import DatasetInfo
 
+_COUNTS = ("TP", "FP", "FN", "images", "failed_images")
+
 
 class PanopticFile(NamedTuple):
     """What a COCO panoptic JSON says: `annotations` by image id, `categories` (may be empty), and where it lies."""
@@ -270,6 +272,20 @@ def write_metrics(scores: Mapping[str, float], path: str | Path) -> Path:
 def summarize(scores: Mapping[str, float]) -> dict[str, float]:
     """The scores without the per-class entries: `panoptic/PQ` stays, `panoptic/PQ/person` goes."""
     return {key: value for key, value in scores.items() if key.count("/") <= 1}
+
+
+def format_scores(scores: Mapping[str, float]) -> str:
+    """A short table of the summary, one score a line, for a terminal."""
+    rows = [(key, shown(key, value)) for key, value in summarize(scores).items()]
+    width = max((len(key) for key, _ in rows), default=0)
+    return "\n".join(f"{key:<{width}}  {value:>6}" for key, value in rows)
+
+
+def shown(name: str, value: float) -> str:
+    """A score as text: four places, whole numbers for counts, `-` where it is undefined."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if name.partition("/")[2].partition("/")[0] in _COUNTS else f"{value:.4f}"
 
 
 def _segment_info(segment: Mapping[str, Any], segmentation: np.ndarray, info: DatasetInfo) -> dict[str, Any]:

@@ -8,17 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kmaskformer.evaluation.files import summarize
+from kmaskformer.evaluation.files import shown
 
 MAIN_CLASS_SCORES = ("PQ", "IoU", "AP")
 """The score of a class that charts show, whichever an evaluator has."""
-_COUNTS = ("TP", "FP", "FN", "images", "failed_images")
-
-
-def format_scores(scores: Mapping[str, float]) -> str:
-    """A short table of the summary, one score a line, for a terminal."""
-    rows = [[key, shown(key, value)] for key, value in summarize(scores).items()]
-    return format_rows(rows) if rows else ""
 
 
 def class_table(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -80,13 +73,6 @@ def format_differences(rows: Iterable[Difference], titles: Sequence[str]) -> str
     """Two runs side by side, for a terminal."""
     cells = [[row.name, shown(row.name, row.first), shown(row.name, row.second), _change(row)] for row in rows]
     return format_rows([["score", *titles, "change"], *cells])
-
-
-def shown(name: str, value: float) -> str:
-    """A score as text: four places, whole numbers for counts, `-` where it is undefined."""
-    if math.isnan(value):
-        return "-"
-    return f"{value:.0f}" if name.split("/")[1] in _COUNTS else f"{value:.4f}"
 
 
 def format_rows(rows: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,6 @@ from kmaskformer.data.label_spaces import label_space
 from kmaskformer.data.run_lengths import decode_mask
 from kmaskformer.evaluation import files
 from kmaskformer.evaluation.prediction_files import PredictionFiles
-from kmaskformer.evaluation.score_tables import format_scores
 from kmaskformer.structures import VOID, DatasetInfo
 
 INFO = DatasetInfo("toy", ("person", "sky"), thing_ids=(0,), dataset_ids=(1, 187))
@@ -81,8 +80,8 @@ def test_metrics_as_json_and_csv(tmp_path):
 
 def test_summary_and_table():
     assert list(files.summarize(SCORES)) == ["panoptic/PQ", "semantic/mIoU"]
-    assert format_scores(SCORES).splitlines() == ["panoptic/PQ    0.5000", "semantic/mIoU       -"]
-    assert format_scores({"evaluation/images": 12.0}) == "evaluation/images  12"
+    assert files.format_scores(SCORES).splitlines() == ["panoptic/PQ    0.5000", "semantic/mIoU       -"]
+    assert files.format_scores({"evaluation/images": 12.0}) == "evaluation/images      12"
 
 
 def write(path, content):

@@ -97,7 +97,10 @@ def _convert(image_path: Path, image_output: Path, map_output: Path, table: np.n
 def _bilinear(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """Two pixels are mixed along each axis, whatever the scale, as in the published preparation (no antialiasing)."""
     scales = (image.shape[1] / size[1], 0, 0, 0, image.shape[0] / size[0], 0)
-    return Image.fromarray(image).transform(size[::-1], Image.Transform.AFFINE, scales, Image.Resampling.BILINEAR)
+    # On integers Pillow would cut fractions off.
+    channels = [Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(image, -1, 0)]
+    resized = [one.transform(size[::-1], Image.Transform.AFFINE, scales, Image.Resampling.BILINEAR) for one in channels]
+    return Image.fromarray(np.rint(np.stack([np.asarray(one) for one in resized], axis=-1)).astype(np.uint8))
 
 
 def _nearest(objects: np.ndarray, size: tuple[int, int]) -> np.ndarray:

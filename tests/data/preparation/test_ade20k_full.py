@@ -68,6 +68,14 @@ def test_the_recipe_reads_what_was_converted(tmp_path, repository):
     np.testing.assert_array_equal(stored, [[0, 0, 3, 3]] * 3)
 
 
+def test_bilinear_mixes_two_pixels_and_rounds():
+    """Eight columns to three: centres 0.83, 3.5 and 6.17; by hand."""
+    row = np.array([0, 10, 20, 30, 45, 50, 60, 70], np.uint8)
+    image = np.broadcast_to(row[None, :, None], (8, 8, 3))
+    resized = np.asarray(ade20k_full._bilinear(image, (3, 3)))
+    assert resized[0, :, 0].tolist() == [8, 38, 62] and (resized == resized[:1, :, :1]).all()
+
+
 def test_nearest_takes_the_pixel_at_or_before():
     halves = np.arange(8).repeat(128).reshape(1, -1).repeat(1024, 0)
     assert ade20k_full._nearest(np.arange(8)[None].repeat(8, 0), (4, 4))[0].tolist() == [0, 2, 4, 6]
