@@ -17,8 +17,8 @@ from pathlib import Path
 os.environ["KERAS_BACKEND"] = "jax"
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "scripts")]
 
-from benchmark_machine import median_seconds  # noqa: E402
-from benchmark_model import Side, measure  # noqa: E402
+from benchmarks.machine import median_seconds  # noqa: E402
+from benchmarks.model import Side, measure  # noqa: E402
 
 SIDE = 8192
 # Multiplications of a forward pass at 512x512, in 1e9, as published for the models (head and decoder included).

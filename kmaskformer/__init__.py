@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kmaskformer import data
 from kmaskformer.build import (
     build_criterion,
     build_dataset,
@@ -35,6 +36,7 @@ __all__ = [
     "build_evaluators",
     "build_model",
     "build_optimizer",
+    "data",
     "distribution_strategy",
     "evaluate",
     "export_onnx",

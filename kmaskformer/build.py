@@ -6,8 +6,8 @@ A choice among implementations is a dict in this file; there is no registry.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -18,6 +18,7 @@ import keras
 
 from kmaskformer import config as configs
 from kmaskformer.backbones import adapters  # noqa: F401 (a model file may hold an adapted backbone)
+from kmaskformer.backbones.coordinates import CoordinateBackbone
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinTransformer
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
@@ -128,12 +129,15 @@ def build_criterion(config: configs.LossConfig) -> SetCriterion | PerPixelCriter
             "loss_mask": config.mask_weight,
             "loss_dice": config.dice_weight,
         },
-        matcher=FixedMatcher() if fixed else HungarianMatcher(**costs, solver=config.matcher),
+        matcher=FixedMatcher()
+        if fixed
+        else HungarianMatcher(**costs, solver=config.matcher, ignore_void=config.ignore_void),
         no_object_weight=config.no_object_weight,
         deep_supervision=config.deep_supervision,
         ce_normalization=config.ce_normalization,
         mask_stride=config.mask_stride,
         point_sampling=_build_point_sampling(config),
+        ignore_void=config.ignore_void,
     )
 
 
@@ -178,11 +182,25 @@ def build_reader(config: configs.DataConfig, split: str) -> Any:
         "semantic_folder": _semantic_folder_reader,
         "instance_folder": _instance_folder_reader,
         "coco_panoptic": _coco_panoptic_reader,
+        "coco_instance": _coco_instance_reader,
+        "cityscapes_semantic": _cityscapes_reader,
+        "cityscapes_panoptic": _cityscapes_reader,
+        "tfds": _tfds_reader,
+        "examples": _examples_reader,
     }
-    return readers[config.source](config, getattr(config, split))
+    reader = readers[config.source.partition(":")[0]](config, getattr(config, split))
+    return _merged(reader) if config.merge_instances else reader
 
 
-def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, reader: Any = None) -> tf.data.Dataset:
+def _merged(reader: Any) -> Any:
+    from kmaskformer.data.merged import MergedSegments
+
+    return MergedSegments(reader)
+
+
+def build_dataset(
+    config: configs.DataConfig, split: str, first_batch: int = 0, reader: Any = None, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
     """The batches of a split, from the `data` section of a configuration.
 
     Args:
@@ -191,9 +209,11 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, 
             its whole truth at its original size.
         first_batch: Where to start, to go on with an interrupted run; `train` only.
         reader: The split's reader, where there is one already: large annotation files take long to read.
+        shard: `(index, count)` of this process among those that share each training batch.
 
     Returns:
-        A dataset of `(ModelInputs, Targets)` with the attributes `dataset_info` and `steps_per_epoch`.
+        A dataset of `(ModelInputs, Targets)` with the attributes `dataset_info`, `steps_per_epoch` and `skipped`; see
+        `pipeline.training_dataset`.
     """
     from kmaskformer.data import pipeline
     from kmaskformer.data.service import Service
@@ -206,6 +226,7 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, 
             longest_edge=config.test_longest_edge if config.test_shortest_edge else 0,
             batch_size=config.test_batch_size,
             workers=config.workers,
+            on_error=config.on_error,
         )
     augmentation = config.augmentation
     return pipeline.training_dataset(
@@ -216,9 +237,12 @@ def build_dataset(config: configs.DataConfig, split: str, first_batch: int = 0, 
         max_segments=config.max_segments,
         min_area=1 if augmentation.drop_empty_segments else 0,
         seed=config.seed,
-        cache=config.cache,
+        cache=(config.cache_folder and Path(config.cache_folder) / split) or config.cache,
         first_batch=first_batch,
         workers=config.workers,
+        batch_shapes=config.batch_shapes,
+        on_error=config.on_error,
+        shard=shard,
         service=Service(config.service, _reader_name(config)) if config.service else None,
     )
 
@@ -232,7 +256,7 @@ def offer_reader(config: configs.DataConfig) -> Any:
     from kmaskformer.data import pipeline
 
     reader = build_reader(config, "train")
-    pipeline.offer_reader(pipeline.cached(reader) if config.cache else reader, _reader_name(config))
+    pipeline.offer_reader(pipeline.cached(reader, config.cache_folder or config.cache), _reader_name(config))
     return reader
 
 
@@ -251,28 +275,10 @@ def training_images(config: configs.DataConfig, reader: Any, batch: int) -> list
 
 def build_transforms(config: configs.AugmentationConfig) -> list[Callable[..., Any]]:
     """The training transforms in the order in which they act."""
-    from kmaskformer.data import transforms
+    from kmaskformer.data.augmentation import transform_chain
 
-    chain: list[Callable[..., Any]] = []
-    if config.shortest_edges:
-        sizes, longest = list(config.shortest_edges), config.longest_edge
-        chain.append(functools.partial(transforms.resize_shortest_edge, sizes=sizes, longest_edge=longest))
-    if config.scale_range:
-        low, high = config.scale_range
-        chain.append(functools.partial(transforms.random_scale, low=low, high=high, stretch=config.stretch))
-    if config.crop:
-        chain.append(functools.partial(transforms.random_crop, size=tuple(config.crop)))
-    if config.color:
-        chain.append(transforms.ssd_color)
-    if config.quarter_turns:
-        chain.append(transforms.random_quarter_turn)
-    if config.horizontal_flip:
-        chain.append(transforms.random_flip)
-    if config.vertical_flip:
-        chain.append(functools.partial(transforms.random_flip, vertical=True))
-    if config.crop:
-        chain.append(functools.partial(transforms.pad, size=tuple(config.crop)))
-    return chain
+    options = {key: value for key, value in vars(config).items() if key not in ("drop_empty_segments", "map_resize")}
+    return transform_chain(**options, nearest=config.map_resize)
 
 
 def build_evaluators(config: configs.EvaluationConfig) -> list[Any]:
@@ -294,17 +300,27 @@ def build_evaluators(config: configs.EvaluationConfig) -> list[Any]:
 
 
 def build_augmentation(config: configs.ViewsConfig) -> Augmentation | None:
-    """The test-time augmentation, from `evaluation.augmentation`; None where it lists no sizes."""
-    if not config.shortest_edges:
+    """The test-time augmentation, from `evaluation.augmentation`; None where it is off or lists no sizes."""
+    if not config.enabled or not config.shortest_edges:
         return None
     return Augmentation(config.shortest_edges, config.longest_edge or None, config.flip, config.resize_twice)
 
 
 def _build_backbone(config: configs.BackboneConfig, precision: str) -> keras.layers.Layer:
-    if config.name in RESNETS:
-        options = RESNETS[config.name]
-        options = {**options, "norm": config.norm, "frozen_stages": config.frozen_stages}
-        return ResNet(**options, recompute=config.recompute, dtype=precision)
+    backbone = _build_resnet(config, precision) if config.name in RESNETS else _build_swin(config, precision)
+    if not config.coordinate_frequencies:
+        return backbone
+    return CoordinateBackbone(backbone, config.coordinate_frequencies, dtype=precision)
+
+
+def _build_resnet(config: configs.BackboneConfig, precision: str) -> ResNet:
+    options: dict[str, Any] = dict(RESNETS[config.name], norm=config.norm, frozen_stages=config.frozen_stages)
+    if config.channels:
+        options |= {"channels": config.channels, "stem_channels": config.channels[0]}
+    return ResNet(**options, recompute=config.recompute, dtype=precision)
+
+
+def _build_swin(config: configs.BackboneConfig, precision: str) -> SwinTransformer:
     return SwinTransformer(
         **SWINS[config.name],
         mlp_ratio=config.mlp_ratio,
@@ -341,13 +357,13 @@ def _shapes_reader(config: configs.DataConfig, split: configs.SplitConfig) -> An
     from kmaskformer.data.synthetic import Shapes
 
     count = min(split.count, split.limit or math.inf)
-    return Shapes(int(count), image_size=config.image_size, seed=split.seed)
+    return Shapes(int(count), config.image_size, split.seed, num_classes=config.generated_classes)
 
 
 def _semantic_folder_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
     from kmaskformer.data.semantic_folder import SemanticFolder
 
-    return SemanticFolder(split.images, split.labels, _read_info(config), root=config.root, limit=split.limit)
+    return SemanticFolder(split.images, split.labels, _read_info(config), **_folder_options(config, split))
 
 
 def _instance_folder_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
@@ -357,23 +373,68 @@ def _instance_folder_reader(config: configs.DataConfig, split: configs.SplitConf
         split.images,
         split.labels,
         _read_info(config),
-        root=config.root,
         background=config.background or None,
         class_divisor=config.class_divisor,
-        limit=split.limit,
+        **_folder_options(config, split),
     )
+
+
+def _folder_options(config: configs.DataConfig, split: configs.SplitConfig) -> dict[str, Any]:
+    edges = config.augmentation.shortest_edges if split is config.train and config.reduced_decoding else ()
+    return {
+        "root": config.root,
+        "limit": split.limit,
+        "require_labels": config.on_error == "raise",
+        "least_edge": max(edges, default=0),
+    }
 
 
 def _coco_panoptic_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
     from kmaskformer.data.coco_panoptic import CocoPanoptic
 
+    info = _coco_info(config)
+    return CocoPanoptic(split.images, split.labels, split.annotations, info, root=config.root, limit=split.limit)
+
+
+def _coco_instance_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.coco_instance import CocoInstances
+
+    return CocoInstances(split.images, split.annotations, _coco_info(config), root=config.root, limit=split.limit)
+
+
+def _cityscapes_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.cityscapes import Cityscapes
+
+    info = _read_info(config) if config.classes or config.class_names else None
+    panoptic = config.source == "cityscapes_panoptic"
+    return Cityscapes(split.images, split.labels, panoptic, info, root=config.root, limit=split.limit)
+
+
+def _examples_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.examples import Examples
+    from kmaskformer.data.sources import examples_from
+
+    examples = list(itertools.islice(examples_from(split.examples), split.limit or None))
+    return Examples(examples, _read_info(config))
+
+
+def _tfds_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:
+    from kmaskformer.data.tfds_reader import TfdsReader
+
+    name = config.source.partition(":")[2]
+    info = _read_info(config) if config.classes or config.class_names else None
+    folder = None if config.root == "." else config.root
+    default = ("train",) if split is config.train else ("validation", "test")
+    return TfdsReader(name, split.images or default, info, data_dir=folder, limit=split.limit)
+
+
+def _coco_info(config: configs.DataConfig) -> DatasetInfo | None:
     if config.class_names or (config.thing_names and not config.classes):
         raise ValueError(
-            "data.source coco_panoptic takes names, ids and things from the categories of its JSON: "
+            f"data.source {config.source} takes names, ids and things from the categories of its JSON: "
             "remove data.class_names and data.thing_names"
         )
-    info = _read_info(config) if config.classes else None
-    return CocoPanoptic(split.images, split.labels, split.annotations, info, root=config.root, limit=split.limit)
+    return _read_info(config) if config.classes else None
 
 
 def _read_info(config: configs.DataConfig) -> DatasetInfo:

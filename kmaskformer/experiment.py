@@ -22,12 +22,12 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from kmaskformer import build, visualize
+from kmaskformer import build, report
 from kmaskformer.config import Config, config_to_dict, load_config, save_config
-from kmaskformer.data.truth import true_result
 from kmaskformer.evaluation.evaluator import SemanticEvaluator, Truth
 from kmaskformer.evaluation.files import summarize
 from kmaskformer.evaluation.run import Evaluation
+from kmaskformer.evaluation.scored_images import ScoredImages
 from kmaskformer.evaluation.written_predictions import WrittenPredictions, writing
 from kmaskformer.inference.augmented import Augmentation
 from kmaskformer.segmenter import Segmenter
@@ -48,6 +48,7 @@ from kmaskformer.training.run_log import RunLog, write_aside
 from kmaskformer.training.seeds import set_seed
 
 MODEL_FILE = "model.keras"
+SKIPPED_FILE = "skipped.txt"
 CONFIG_FILE = "config.yaml"
 NUM_PICTURES = 6
 
@@ -127,6 +128,7 @@ def evaluate(
     weights: str | Path,
     predictions: str | Path | None = None,
     state_file: str | Path | None = None,
+    report_folder: str | Path | None = None,
 ) -> tuple[keras.Model, dict[str, float]]:
     """Scores of trained weights on the validation split of a configuration.
 
@@ -135,6 +137,7 @@ def evaluate(
         weights: A `.keras` or `.weights.h5` file, or a run's folder.
         predictions: Folder for the predictions in the files of the official tools; see `PredictionFiles`.
         state_file: Where to keep what has been counted, to go on after an interruption; see `Evaluation.run`.
+        report_folder: Folder for the scores, tables, charts and pictures; see `report`.
 
     Returns:
         The model and its scores.
@@ -144,15 +147,31 @@ def evaluate(
     """
     if predictions and state_file:
         raise ValueError("An evaluation that writes predictions cannot be resumed; leave out one of the two.")
-    dataset = build.build_dataset(config.data, "val")
+    reader = build.build_reader(config.data, "val")
+    dataset = build.build_dataset(config.data, "val", reader=reader)
     model = load_model(weights, config, dataset.dataset_info)
     evaluators = build.build_evaluators(config.evaluation)
-    evaluators = writing(evaluators, predictions) if predictions else evaluators
-    scores = Evaluation(model, evaluators).run(dataset, state_file=state_file)
-    for evaluator in evaluators:
+    if report_folder:
+        evaluators[0] = ScoredImages(evaluators[0])
+    written = writing(evaluators, predictions) if predictions else evaluators
+    scores = Evaluation(model, written).run(dataset, state_file=state_file)
+    for evaluator in written:
         if isinstance(evaluator, WrittenPredictions):
             evaluator.save()
-    return model, {**scores, **_augmented_scores(model, config)}
+    scores |= _augmented_scores(model, config)
+    if report_folder:
+        _write_report(Path(report_folder), config, model, reader, evaluators, scores)
+    return model, scores
+
+
+def _write_report(
+    folder: Path, config: Config, model: keras.Model, reader: Any, evaluators: list[Any], scores: dict[str, float]
+) -> None:
+    report.write_scores(folder, scores)
+    report.write_confusion(folder, evaluators)
+    segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
+    draw_predictions(segmenter, reader).save(folder / "predictions.png")
+    report.write_images(folder, evaluators[0], segmenter, reader)
 
 
 def _augmented_scores(model: keras.Model, config: Config) -> dict[str, float]:
@@ -256,13 +275,7 @@ def build_segmenter(
 def draw_predictions(segmenter: Segmenter, reader: Any, count: int = NUM_PICTURES) -> Any:
     """A contact sheet image | truth | prediction of samples spread evenly over a dataset, as a PIL image."""
     indices = np.unique(np.linspace(0, len(reader) - 1, min(count, len(reader))).astype(int))
-    rows = []
-    for index in indices:
-        sample = reader[int(index)]
-        result = segmenter(sample["image"])
-        truth = true_result(sample, reader.info, segmenter.task)
-        rows.append((sample["image"], truth, (result.segmentation, result.segments)))
-    return visualize.contact_sheet(rows, reader.info)
+    return report.draw_samples(segmenter, reader.info, [reader[int(index)] for index in indices])
 
 
 def picture_task(config: Config) -> str:
@@ -310,6 +323,15 @@ def _fit(
         )
     finally:
         interruption.restore_handler()
+        _report_skipped(dataset.skipped, output)
+
+
+def _report_skipped(skipped: Any, output: Path) -> None:
+    """Count and list of the samples that `data.on_error: skip` left out."""
+    report = skipped.report() if skipped else ""
+    if report:
+        (output / SKIPPED_FILE).write_text(report + "\n", encoding="utf-8")
+        warnings.warn(f"{report.splitlines()[0]} See {output / SKIPPED_FILE}", stacklevel=2)
 
 
 def _observers(model: Any, config: Config, reader: Any, output: Path, run_log: RunLog, stretch: int) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 VOID = -1
 """Value of a segment map where a pixel is in no segment (unlabelled, ignored or padding)."""
@@ -95,6 +95,9 @@ class Sample(TypedDict):
     `image`: `(height, width, 3)` uint8 RGB, upright. `segment_map`: `(height, width)` int32, index into the segment
     table or -1. `labels`: `(segments,)` int32 contiguous class ids. `is_crowd`: `(segments,)` bool. `image_id`: the
     string by which the dataset names the image.
+
+    `membership`: only where segments may overlap, `(segments, regions)` bool; `segment_map` then holds regions, and
+    this table says which segments the pixels of a region are in.
     """
 
     image: Any
@@ -102,6 +105,7 @@ class Sample(TypedDict):
     labels: Any
     is_crowd: Any
     image_id: Any
+    membership: NotRequired[Any]
 
 
 class ModelInputs(TypedDict, total=False):
@@ -124,7 +128,8 @@ class Targets(TypedDict, total=False):
 
     An evaluation dataset adds `is_crowd` `(batch, segments)` bool, `image_id` `(batch,)` string and
     `original_size` `(batch, 2)` int32; its `segment_map` has each image's original size (padded with -1 to the
-    largest of the batch), which may differ from the size of the image that the model sees.
+    largest of the batch), which may differ from the size of the image that the model sees. Where segments may overlap,
+    it holds regions, and `membership` `(batch, segments, regions)` bool is there as in `Sample`.
     """
 
     labels: Any
@@ -134,6 +139,7 @@ class Targets(TypedDict, total=False):
     is_crowd: Any
     image_id: Any
     original_size: Any
+    membership: Any
 
 
 class ModelOutputs(TypedDict, total=False):

@@ -175,6 +175,7 @@ def contact_sheet(
     titles: Sequence[str] = ("image", "truth", "prediction"),
     tile_width: int = 360,
     legend: bool = True,
+    captions: Sequence[str] | None = None,
     **options: Any,
 ) -> Image.Image:
     """A sheet with one row per image: the image, then overlays of one or more segmentations of it.
@@ -187,23 +188,27 @@ def contact_sheet(
         titles: Headings of the columns.
         tile_width: Width in pixels at which each picture is drawn, larger or smaller than it is.
         legend: Whether a legend of all classes that occur in pairs is added below.
+        captions: A line of text above each row.
         **options: Further options of `overlay`, for instance `alpha` or `names`.
 
     Raises:
         ValueError: If there is no row, a row has another number of pictures than there are titles, or there are
             segmentations and no `info`.
     """
-    _check_rows(rows, titles, info)
+    _check_rows(rows, titles, info, captions)
     tiles = [_draw_row(row, info, tile_width, options) for row in rows]
-    gap, heading = 10, 30
+    gap, heading, line = 10, 30, 20 if captions else 0
     heights = [max(tile.height for tile in row) for row in tiles]
     width = gap + len(titles) * (tile_width + gap)
-    sheet = Image.new("RGB", (width, heading + sum(heights) + gap * len(rows)), BACKGROUND)
+    sheet = Image.new("RGB", (width, heading + sum(heights) + (gap + line) * len(rows)), BACKGROUND)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for column, title in enumerate(titles):
         draw.text((gap + column * (tile_width + gap) + tile_width / 2, heading / 2), title, TEXT, font, "mm")
     top = heading
-    for row, height in zip(tiles, heights, strict=True):
+    for index, (row, height) in enumerate(zip(tiles, heights, strict=True)):
+        if captions:
+            draw.text((gap, top + line / 2), captions[index], TEXT, ImageFont.load_default(13), "lm")
+            top += line
         for column, tile in enumerate(row):
             sheet.paste(tile, (gap + column * (tile_width + gap), top))
         top += height + gap
@@ -215,12 +220,16 @@ def _is_segmentation(panel: Any) -> bool:
     return isinstance(panel, tuple)
 
 
-def _check_rows(rows: Sequence[Sequence[Any]], titles: Sequence[str], info: DatasetInfo | None) -> None:
+def _check_rows(
+    rows: Sequence[Sequence[Any]], titles: Sequence[str], info: DatasetInfo | None, captions: Sequence[str] | None
+) -> None:
     if not rows:
         raise ValueError("`rows` must hold at least one image. Received: no row")
     lengths = sorted({len(row) for row in rows})
     if lengths != [len(titles)]:
         raise ValueError(f"Each row must have one picture per title ({len(titles)}). Received: rows of {lengths}")
+    if captions is not None and len(captions) != len(rows):
+        raise ValueError(f"`captions` must hold one text per row ({len(rows)}). Received: {len(captions)}")
     if info is None and any(_is_segmentation(panel) for row in rows for panel in row):
         raise ValueError("`info` must be given to draw segmentations. Received: info=None")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 from kmaskformer.evaluation import score_files
@@ -30,6 +31,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     options = parser.parse_args(arguments)
     if options.task == "semantic" and not options.truth.endswith(".json") and options.classes is None:
         parser.error("label PNGs do not tell how many classes there are; add --classes N")
+    if options.output and not options.output.endswith((".json", ".csv")):
+        parser.error(f"--output must end in .json or .csv: {options.output}")
     _warn_of_unused(options)
     return options
 
@@ -63,11 +66,13 @@ def score(options: argparse.Namespace) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    try:
-        scores = score(options)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        try:
+            scores = score(options)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     print(format_scores(scores))
     if options.output:
         print(f"written: {write_metrics(scores, options.output)}")

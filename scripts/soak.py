@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import keras
-from benchmark_side import resident
+from benchmarks.side import resident
 
 from kmaskformer import build
 from kmaskformer.config import Config, load_config

@@ -11,4 +11,5 @@ export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
 if [ $# -eq 0 ]; then
     QUICKSTART_OUTPUT="$(mktemp -d)/quickstart" bash scripts/quickstart.sh --smoke
 fi
-.venv/bin/python -m pytest "$@"
+# A process per core, but no more than four: each takes two or three GB.
+.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -51,6 +52,14 @@ def golden(shared_folder: Path) -> ModuleType:
 def fidelity(golden: ModuleType) -> ModuleType:
     """The module `fidelity.py`, which compares models with golden cases."""
     return load_module("fidelity")
+
+
+@pytest.fixture(scope="session")
+def official() -> ModuleType:
+    """The module `official_cases.py`, with `official.scores`, what the official tools say of its cases."""
+    module = load_module("official_cases")
+    module.scores = json.loads((REPOSITORY / "tests" / "official_scores.json").read_text())
+    return module
 
 
 def load_module(name: str) -> ModuleType:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kmaskformer.build import build_reader
+from kmaskformer.build import build_dataset, build_reader
 from kmaskformer.config import ConfigError, config_from_dict, load_config
 
 
@@ -81,3 +81,52 @@ def test_the_published_recipe_reads_ade20k_as_it_was_downloaded(repository, shar
         stored = np.asarray(Image.open(sample_folder / "annotations" / f"ADE_val_0000000{index + 1}.png"))
         classes = np.append(sample["labels"], -1)[sample["segment_map"]]
         np.testing.assert_array_equal(classes, stored.astype(int) - 1)
+
+
+def test_folders_caches_and_skipping_from_a_configuration(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"images/{number}.png")
+        if number:
+            Image.fromarray(np.full((8, 8), number - 1, np.uint8)).save(tmp_path / f"masks/{number}.png")
+    split = {"images": "images", "labels": "masks"}
+    values = {"source": "semantic_folder", "root": str(tmp_path), "train": split, "val": split}
+    values |= {"class_names": ["soil", "crop"], "batch_size": 3, "cache_folder": str(tmp_path / "cache")}
+    with pytest.raises(FileNotFoundError, match="1 of 3 images have no label map"):
+        build_reader(config_from_dict({"data": values}).data, "train")
+    config = config_from_dict({"data": {**values, "on_error": "skip"}}).data
+    dataset = build_dataset(config, "train")
+    _, targets = next(iter(dataset))
+    assert targets["segment_map"].shape == (3, 8, 8)
+    assert dataset.skipped.report().startswith("1 of 3 samples")
+    assert len(list((tmp_path / "cache/train").glob("*.sample"))) == 3
+    assert len(list(build_dataset(config, "val"))) == 2
+
+
+def test_python_examples_from_a_configuration(tmp_path, monkeypatch):
+    (tmp_path / "fields_of_a_configuration.py").write_text(
+        "import numpy as np\n"
+        "def train():\n"
+        "    return ((np.full((4, 6, 3), n, np.uint8), np.eye(4, 6, dtype=np.uint8)) for n in range(5))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    data = {
+        "source": "examples",
+        "class_names": ["soil", "crop"],
+        "train": {"examples": "fields_of_a_configuration:train", "limit": 3},
+    }
+    reader = build_reader(config_from_dict({"data": data}).data, "train")
+    assert len(reader) == 3 and reader[2]["image"].max() == 2 and reader[0]["labels"].tolist() == [0, 1]
+
+
+def test_reduced_decoding_keeps_what_the_augmentation_needs(tmp_path):
+    """A 64x96 JPEG, of which up to 20 rows are asked for, is decoded at a half; for validation it is whole."""
+    Image.new("RGB", (96, 64)).save(tmp_path / "a.jpg")
+    Image.fromarray(np.zeros((64, 96), np.uint8)).save(tmp_path / "a.png")
+    split = {"images": "*.jpg", "labels": "{stem}.png"}
+    values = {"source": "semantic_folder", "root": str(tmp_path), "train": split, "val": split, "class_names": ["a"]}
+    values |= {"reduced_decoding": True, "augmentation": {"shortest_edges": [10, 20]}}
+    config = config_from_dict({"data": values}).data
+    assert build_reader(config, "train")[0]["segment_map"].shape == (32, 48)
+    assert build_reader(config, "val")[0]["segment_map"].shape == (64, 96)

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from kmaskformer.checkpoints.releases import releases
 from kmaskformer.config import load_config
 
 
@@ -46,3 +47,26 @@ def test_the_python_runs(readme, repository, monkeypatch, capsys):
         exec(compile(text, "README.md", "exec"), {})
     printed = capsys.readouterr().out.split()
     assert all(0 <= float(score) <= 1 for score in printed[-2:])
+
+
+def test_the_table_of_published_scores_is_that_of_the_releases(readme):
+    rows = readme.split("| COCO PQ | ADE20K PQ |\n")[1].split("\n\n")[0].splitlines()[1:]
+    table = {name.strip(): [cell.strip() for cell in cells] for _, name, *cells, _ in (row.split("|") for row in rows)}
+    columns = ["ade20k150", "coco_stuff171", "ade20k_full847", "cityscapes19", "mapillary65"]
+    columns += ["coco_panoptic133", "ade20k_panoptic150"]
+    kinds = {"per_pixel": "PerPixelBaseline ", "per_pixel_plus": "PerPixelBaseline+ ", "maskformer": ""}
+    expected = {name: [""] * len(columns) for name in table}
+    for release in releases():
+        backbone = release.backbone.replace("resnet", "R").replace("swin_", "Swin-")
+        backbone = backbone if backbone.startswith("R") else f"Swin-{backbone[5].upper()}"
+        column = columns.index(release.name.removeprefix(f"{release.model}_{release.backbone}_"))
+        scores = [score for score in (release.mIoU, release.mIoU_ms_flip, release.PQ) if score is not None]
+        expected[kinds[release.model] + backbone][column] = " / ".join(map(str, scores))
+    assert table == expected
+
+
+def test_it_is_short_and_its_files_exist(readme, repository):
+    assert len(readme.splitlines()) < 250
+    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme)
+    assert len(links) >= 6
+    assert [link for link in links if not (repository / link).exists()] == []

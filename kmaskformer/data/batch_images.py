@@ -17,13 +17,14 @@ def batch_images(reader: Reader, batch: int, batch_size: int, seed: int = 0) -> 
         seed: Seed of the order, as given to `training_dataset`.
 
     Returns:
-        Paths of the image files where the reader has `image_path(index)`, else image ids.
+        Paths of the image files where the reader has `files(index)`, else image ids.
     """
     counters = tf.range(batch * batch_size, (batch + 1) * batch_size, dtype=tf.int64)
     return [_name(reader, int(_shuffled_index(counter, len(reader), seed))) for counter in counters]
 
 
 def _name(reader: Reader, index: int) -> str:
-    if hasattr(reader, "image_path"):
-        return str(reader.image_path(index))
+    files = reader.files(index) if hasattr(reader, "files") else ()
+    if files:
+        return str(files[0])
     return str(reader[index]["image_id"])

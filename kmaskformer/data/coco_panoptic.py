@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kmaskformer.data import coco_json
 from kmaskformer.data import images as image_files
 from kmaskformer.data.info import read_info
+from kmaskformer.data.label_maps import runs
 from kmaskformer.structures import VOID, DatasetInfo, Sample
 
 
@@ -61,20 +61,17 @@ class CocoPanoptic:
         self.info = info or _info(content, self._path)
         self._contiguous = {dataset_id: index for index, dataset_id in enumerate(self.info.dataset_ids)}
         rows = content["annotations"]
-        self._refuse_repeated("image id", [row["image_id"] for row in rows])
+        coco_json.refuse_repeated(self._path, "image id", [row["image_id"] for row in rows])
         file_names = self._file_names(content.get("images", []))
         rows = rows[:limit] if limit else rows
         self._entries = [self._entry(row, Path(root), str(images), str(labels), file_names) for row in rows]
         if not self._entries:
             raise ValueError(f"{self._path}: the dataset is empty, `annotations` holds no image.")
-        self._require_files()
+        coco_json.require_files(self._path, "image", [entry.image for entry in self._entries])
+        coco_json.require_files(self._path, "panoptic PNG", [entry.labels_png for entry in self._entries])
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def image_path(self, index: int) -> Path:
-        """File of an image."""
-        return self._entries[index].image
 
     def __getitem__(self, index: int) -> Sample:
         entry = self._entries[index]
@@ -87,13 +84,19 @@ class CocoPanoptic:
             image_id=entry.image_id,
         )
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files of a sample: image, panoptic PNG and annotations."""
+        return (self._entries[index].image, self._entries[index].labels_png, self._path)
+
     def _file_names(self, rows: list[dict[str, Any]]) -> dict[Any, str]:
-        self._refuse_repeated("image id in `images`", [row["id"] for row in rows])
+        coco_json.refuse_repeated(self._path, "image id in `images`", [row["id"] for row in rows])
         return {row["id"]: row["file_name"] for row in rows}
 
     def _entry(self, row: dict, root: Path, images: str, labels: str, file_names: dict[Any, str]) -> _Entry:
         image_id, segments = row["image_id"], sorted(row["segments_info"], key=lambda segment: segment["id"])
-        self._refuse_repeated(f"segment id of image {image_id}", [segment["id"] for segment in segments])
+        coco_json.refuse_repeated(
+            self._path, f"segment id of image {image_id}", [segment["id"] for segment in segments]
+        )
         unknown = sorted({segment["category_id"] for segment in segments} - set(self._contiguous))
         if unknown:
             raise ValueError(
@@ -122,48 +125,28 @@ class CocoPanoptic:
     def _segment_map(self, id_map: np.ndarray, entry: _Entry) -> np.ndarray:
         """Replaces segment ids by rows of the table; id 0 is void."""
         ids = np.concatenate([[0], entry.ids]).astype(np.int32)
-        rows = np.searchsorted(ids, id_map).clip(max=len(ids) - 1)
-        strangers = id_map[ids[rows] != id_map]
+        values, lengths = runs(id_map)
+        rows = np.searchsorted(ids, values).clip(max=len(ids) - 1)
+        is_stranger = ids[rows] != values
+        strangers = np.repeat(values[is_stranger], lengths[is_stranger])
         if strangers.size:
             raise ValueError(
                 f"{entry.labels_png}: every segment id must be in the table of image {entry.image_id} in {self._path}. "
                 f"Received: ids {np.unique(strangers)[:10].tolist()} ({strangers.size} pixels) that are not. "
                 "PNG and JSON do not belong together, or the PNG was resized with interpolation."
             )
-        absent = entry.ids[np.bincount(rows.ravel(), minlength=len(ids))[1:] == 0]
+        absent = entry.ids[np.bincount(rows, minlength=len(ids))[1:] == 0]
         if absent.size:
             raise ValueError(
                 f"{entry.labels_png}: every segment of image {entry.image_id} in {self._path} must have pixels. "
                 f"Received: no pixel of ids {absent[:10].tolist()}. PNG and JSON do not belong together, or the PNG "
                 "was resized."
             )
-        return rows.astype(np.int32) + VOID
-
-    def _refuse_repeated(self, kind: str, values: list[Any]) -> None:
-        repeated = [value for value, count in collections.Counter(values).items() if count > 1]
-        if repeated:
-            raise ValueError(f"{self._path}: {kind} must occur once. Received more than once: {repeated[:10]}.")
-
-    def _require_files(self) -> None:
-        for kind, paths in (
-            ("image", [entry.image for entry in self._entries]),
-            ("panoptic PNG", [entry.labels_png for entry in self._entries]),
-        ):
-            missing = [path for path in paths if not path.is_file()]
-            if missing:
-                raise FileNotFoundError(
-                    f"{self._path} names {len(missing)} {kind} file(s) that do not exist, first: {missing[0]}. "
-                    "Add the files or correct the folder."
-                )
+        return np.repeat(rows.astype(np.int32) + VOID, lengths).reshape(id_map.shape)
 
 
 def _load_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such annotation file. Check `root` and `annotations`.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error}).") from error
+    content = coco_json.load(path)
     rows = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(rows, list) or any("segments_info" not in row for row in rows):
         raise ValueError(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"))
+"""What counts as an image where a folder is given instead of a pattern, in small letters."""
 
 
 class Pair(NamedTuple):
@@ -18,16 +22,24 @@ class Pair(NamedTuple):
 
 
 def list_pairs(
-    images: str | Sequence[str], labels: str | Sequence[str], root: str | Path = ".", limit: int = 0
+    images: str | Path | Sequence[str | Path],
+    labels: str | Path | Sequence[str | Path],
+    root: str | Path = ".",
+    limit: int = 0,
+    require_labels: bool = True,
 ) -> list[Pair]:
     """Finds the images and the label map of each.
 
     Args:
-        images: Glob pattern relative to `root` (`"images/*.jpg"`, `"**/*.png"`), or a list of paths.
+        images: Glob pattern relative to `root` (`"images/*.jpg"`, `"**/*.png"`), a folder, whose image files at any
+            depth are taken, or a list of paths.
         labels: Pattern relative to `root` in which `{stem}` is the image's file name without suffix and `{folder}` the
-            name of the folder it lies in (`"labels/{stem}.png"`), or a list of paths, as long as the images'.
+            name of the folder it lies in (`"labels/{stem}.png"`); or a folder with the images' inner folders and file
+            names, of any suffix, to all of which the same text may be added (`a.jpg`, `a_mask.png`); or a list of
+            paths, as long as the images'.
         root: Folder to which patterns and relative paths refer.
         limit: Only the first `limit` images, in the order of their names; 0 for all.
+        require_labels: Whether an image without a label map is an error now, and not only when it is read.
 
     Returns:
         One `Pair` per image, in the order of the list or of the file names.
@@ -37,22 +49,29 @@ def list_pairs(
         ValueError: If the two lists differ in length or the labels' pattern has no `{stem}`.
     """
     root = Path(root)
+    images, labels = (str(value) if isinstance(value, Path) else value for value in (images, labels))
     if not root.is_dir():
         raise FileNotFoundError(f"`root` must be an existing folder. Received: {root} (from {Path.cwd()}).")
     image_paths = _list_images(images, root)
-    label_paths = _list_labels(labels, image_paths, root)
+    if isinstance(images, str) and isinstance(labels, str) and (root / labels).is_dir():
+        label_paths = _labels_in_folder(root / labels, image_paths, _fixed_part(images, root))
+    else:
+        label_paths = _list_labels(labels, image_paths, root)
     names = [path.stem for path in image_paths]
     if len(set(names)) < len(names):
         names = [os.path.relpath(path, root) for path in image_paths]
     pairs = [Pair(*fields) for fields in zip(image_paths, label_paths, names, strict=True)]
     pairs = pairs[:limit] if limit else pairs
-    _require_labels(pairs)
+    if require_labels:
+        _require_labels(pairs)
     return pairs
 
 
 def _list_images(images: str | Sequence[str], root: Path) -> list[Path]:
     if not isinstance(images, str):
         paths = [root / path for path in images]
+    elif (root / images).is_dir():
+        paths = images_in(root / images)
     else:
         found = sorted(glob.glob(images, root_dir=root, recursive=True))
         paths = [root / path for path in found if (root / path).is_file()]
@@ -63,6 +82,39 @@ def _list_images(images: str | Sequence[str], root: Path) -> list[Path]:
     return paths
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and its inner folders, hidden ones aside, in the order of their names.
+
+    Links to folders are not followed, as they may lead back.
+    """
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _fixed_part(pattern: str, root: Path) -> Path:
+    """The folder in which a pattern, or a folder, looks: its parts before the first with a wildcard."""
+    if (root / pattern).is_dir():
+        return root / pattern
+    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parent.parts))
+    return root.joinpath(*fixed)
+
+
+def _labels_in_folder(folder: Path, images: list[Path], images_folder: Path) -> list[Path]:
+    """The label map of each image: at the same place in `folder`, by the same name with the same addition."""
+    found = {os.path.splitext(os.path.relpath(path, folder))[0]: path for path in images_in(folder)}
+    stems = [os.path.splitext(os.path.relpath(path, images_folder))[0] for path in images]
+    addition = ""
+    if stems[0] not in found:
+        longer = sorted((stem for stem in found if stem.startswith(stems[0])), key=len)
+        # `1_mask` belongs to `1`, but `10` does not.
+        longer = [stem for stem in longer if not stem[len(stems[0])].isalnum()]
+        addition = longer[0][len(stems[0]) :] if longer else ""
+    return [found.get(stem + addition, folder / f"{stem}{addition}.png") for stem in stems]
+
+
 def _list_labels(labels: str | Sequence[str], images: list[Path], root: Path) -> list[Path]:
     if not isinstance(labels, str):
         if len(labels) != len(images):
@@ -71,7 +123,7 @@ def _list_labels(labels: str | Sequence[str], images: list[Path], root: Path) ->
     if "{stem}" not in labels:
         raise ValueError(
             f"`labels` must contain {{stem}}, which stands for the image's name. Received: labels={labels!r}. "
-            'Write for example "labels/{stem}.png".'
+            'Write for example "labels/{stem}.png", or give an existing folder.'
         )
     return [root / labels.replace("{stem}", path.stem).replace("{folder}", path.parent.name) for path in images]
 

@@ -25,7 +25,7 @@ def read_info(
               optional; a class is a name, or a record as below;
             - COCO's `{"categories": [{"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60]}, ...]}` or the
               bare list; contiguous ids follow the order of the ids;
-            - a list of names;
+            - a list of names, or a dict from the ids in the files to names (`{0: "wall", 255: "crack"}`);
             - what `DatasetInfo.to_dict` wrote;
             - CSV with a header of `name` and optionally `id`, `isthing`, `color`; contiguous ids follow the rows, or
               `trainId` where there is such a column.
@@ -89,6 +89,8 @@ def _csv_records(text: str) -> list[dict[str, str]]:
 
 def _fields(values: Any) -> dict[str, Any]:
     """Arguments of `DatasetInfo`, from any of the formats."""
+    if isinstance(values, Mapping) and values and all(isinstance(key, int) for key in values):
+        return _from_records([{"id": key, "name": values[key]} for key in sorted(values)])
     if isinstance(values, Mapping) and "class_names" in values:
         return dict(DatasetInfo.from_dict(dict(values)).to_dict())
     if isinstance(values, Mapping) and "categories" in values:

@@ -15,15 +15,17 @@ class InstanceFolder:
     """Images with maps whose pixels are instance ids; each id is one segment, 0 is background.
 
     Args:
-        images: Glob pattern relative to `root`, or a list of paths.
-        labels: Pattern with `{stem}` (and `{folder}`), or a list of paths; see `files.list_pairs`. Maps are 8- or
-            16-bit PNG or 32-bit TIFF.
+        images: Glob pattern relative to `root`, a folder, or a list of paths.
+        labels: Pattern with `{stem}` (and `{folder}`), a folder, or a list of paths; see `files.list_pairs`. Maps are
+            8- or 16-bit PNG or 32-bit TIFF.
         info: The label space.
         root: Folder of the dataset.
         background: Name of the stuff class of pixels that hold 0; `None` makes them void.
         class_divisor: How the id tells the class: `id // class_divisor` is the dataset's class id
             (`info.ignore_value` is void). 0 where it does not: then all instances are of `info`'s one thing class.
         limit: Only the first `limit` images; 0 for all.
+        require_labels: Whether an image without a map is an error now, and not only when it is read.
+        least_edge: If not 0, JPEG files may be decoded at a reduced size; see `images.read_pair`.
 
     Raises:
         FileNotFoundError: If nothing matches, or an image has no map.
@@ -43,7 +45,10 @@ class InstanceFolder:
         background: str | None = None,
         class_divisor: int = 0,
         limit: int = 0,
+        require_labels: bool = True,
+        least_edge: int = 0,
     ) -> None:
+        self._least_edge = least_edge
         self.info = info
         self.class_divisor = class_divisor
         self._background_id = _background_id(info, background)
@@ -54,18 +59,18 @@ class InstanceFolder:
                 f"then are of. Received: class_divisor={class_divisor}, thing classes {names}."
             )
         self._contiguous = {dataset_id: index for index, dataset_id in enumerate(info.dataset_ids)}
-        self.pairs = files.list_pairs(images, labels, root, limit)
+        self.pairs = files.list_pairs(images, labels, root, limit, require_labels)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def image_path(self, index: int) -> Path:
-        """File of an image."""
-        return self.pairs[index].image
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files of a sample: image and instance map."""
+        return (self.pairs[index].image, self.pairs[index].labels)
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image, id_map = images.read_pair(pair.image, pair.labels)
+        image, id_map = images.read_pair(pair.image, pair.labels, least_edge=self._least_edge)
         ids, rows = _distinct(id_map, pair.labels)
         labels = self._classes(ids, pair.labels)
         kept = labels != VOID

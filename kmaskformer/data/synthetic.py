@@ -10,43 +10,22 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
+import functools
 
 import numpy as np
 
-from kmaskformer.structures import DatasetInfo, Sample
-
-STUFF_NAMES = ("sky", "grass", "water", "bricks")
-THING_NAMES = ("circle", "square", "triangle", "star", "ring", "cross")
-
-SHAPES_INFO = DatasetInfo(
-    name="shapes",
-    class_names=STUFF_NAMES + THING_NAMES,
-    thing_ids=tuple(range(len(STUFF_NAMES), len(STUFF_NAMES) + len(THING_NAMES))),
-    colors=(
-        (135, 190, 235),
-        (96, 153, 45),
-        (38, 84, 168),
-        (158, 88, 66),
-        (230, 57, 70),
-        (255, 183, 3),
-        (131, 56, 236),
-        (255, 110, 200),
-        (6, 214, 160),
-        (251, 133, 0),
-    ),
+from kmaskformer.data.synthetic_classes import (
+    NAMED_CLASSES,
+    STUFF_NAMES,
+    THING_NAMES,
+    SceneClasses,
+    ThingLook,
+    numbered_classes,
 )
+from kmaskformer.data.synthetic_textures import TEXTURES, shade, smooth_noise
+from kmaskformer.structures import Sample
 
-# Typical hue of each kind of shape, 0..1 around the colour circle.
-_HUES = {"circle": 0.99, "square": 0.16, "triangle": 0.76, "star": 0.88, "ring": 0.45, "cross": 0.07}
-_HUE_SPREAD = 0.035
-_ANY_COLOR = 0.1
-
-_PALETTES = {
-    "sky": ((110, 165, 225), (150, 190, 220), (225, 165, 120), (165, 170, 180), (70, 95, 160)),
-    "grass": ((80, 135, 50), (125, 145, 60), (60, 105, 55), (165, 155, 85)),
-    "water": ((40, 90, 150), (45, 125, 145), (75, 100, 120), (120, 150, 175)),
-    "bricks": ((160, 85, 65), (140, 110, 90), (125, 125, 130), (185, 140, 105)),
-}
+SHAPES_INFO = NAMED_CLASSES.info
 
 
 class Shapes:
@@ -58,14 +37,14 @@ class Shapes:
         seed: Another seed gives other scenes: train and validation sets differ in it.
         max_objects: Each scene has 1 to `max_objects` shapes before those nearly hidden are taken away.
         noise: Standard deviation of the sensor noise at its strongest, in grey levels.
+        num_classes: 0 for the ten classes of `SHAPES_INFO`, or so many, told apart by texture or shape, by colour and
+            by pattern; see `numbered_classes`.
 
     Example:
         >>> reader = Shapes(100, image_size=(96, 128), seed=1)
         >>> reader[0]["image"].shape
         (96, 128, 3)
     """
-
-    info = SHAPES_INFO
 
     def __init__(
         self,
@@ -74,6 +53,7 @@ class Shapes:
         seed: int = 0,
         max_objects: int = 6,
         noise: float = 8.0,
+        num_classes: int = 0,
     ) -> None:
         if count < 1:
             raise ValueError(f"`count` must be a positive number of scenes. Received: count={count}")
@@ -81,6 +61,8 @@ class Shapes:
             raise ValueError(f"`image_size` must be at least 32 in height and width. Received: image_size={image_size}")
         if max_objects < 1:
             raise ValueError(f"`max_objects` must be at least 1. Received: max_objects={max_objects}")
+        self.classes = numbered_classes(num_classes) if num_classes else NAMED_CLASSES
+        self.info = self.classes.info
         self.count = count
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.seed = seed
@@ -94,7 +76,7 @@ class Shapes:
         if not 0 <= index < self.count:
             raise IndexError(f"Scene {index} of a dataset of {self.count}.")
         rng = np.random.default_rng([self.seed, index])
-        image, segment_map, labels = draw_scene(rng, self.image_size, self.max_objects, self.noise)
+        image, segment_map, labels = draw_scene(rng, self.image_size, self.max_objects, self.noise, self.classes)
         is_crowd = np.zeros(len(labels), bool)
         return Sample(
             image=image, segment_map=segment_map, labels=labels, is_crowd=is_crowd, image_id=f"{self.seed}_{index:06d}"
@@ -112,10 +94,15 @@ class _Shape:
     x: np.ndarray
     y: np.ndarray
     distance: np.ndarray
+    variant: int = 0
 
 
 def draw_scene(
-    rng: np.random.Generator, image_size: tuple[int, int], max_objects: int = 6, noise: float = 8.0
+    rng: np.random.Generator,
+    image_size: tuple[int, int],
+    max_objects: int = 6,
+    noise: float = 8.0,
+    classes: SceneClasses = NAMED_CLASSES,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws one scene.
 
@@ -124,44 +111,52 @@ def draw_scene(
         image_size: `(height, width)`.
         max_objects: Largest number of shapes.
         noise: Largest standard deviation of the sensor noise, in grey levels.
+        classes: What there is to draw.
 
     Returns:
         `(image, segment_map, labels)`: `(height, width, 3)` uint8; `(height, width)` int32, every pixel in a segment;
         `(segments,)` int32 class ids, no segment is empty.
     """
     light = rng.uniform(0, 2 * np.pi)
-    canvas, band_map, bands = _draw_background(rng, image_size)
-    shapes = [_place_shape(rng, image_size) for _ in range(rng.integers(1, max_objects + 1))]
+    canvas, band_map, bands = _draw_background(rng, image_size, classes)
+    shapes = [_place_shape(rng, image_size, classes) for _ in range(rng.integers(1, max_objects + 1))]
     shapes = _keep_visible(shapes, image_size)
     for shape in shapes:
-        _paint_shape(rng, canvas, shape, light)
+        _paint_shape(rng, canvas, shape, light, classes)
     owner = _owner_map(shapes, image_size)
     segment_map = np.where(owner >= 0, owner + len(bands), band_map)
-    classes = [SHAPES_INFO.class_names.index(name) for name in bands + [shape.kind for shape in shapes]]
-    present = np.bincount(segment_map.ravel(), minlength=len(classes)) > 0
+    drawn = bands + [(shape.kind, shape.variant) for shape in shapes]
+    present = np.bincount(segment_map.ravel(), minlength=len(drawn)) > 0
     segment_map = (np.cumsum(present) - 1)[segment_map]
-    labels = np.asarray(classes, np.int32)[present]
+    labels = np.asarray([classes.ids[look] for look in drawn], np.int32)[present]
     return _expose(rng, canvas, noise), segment_map.astype(np.int32), labels
 
 
-def _draw_background(rng: np.random.Generator, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Two or three wavy bands of different stuff: `(height, width, 3)` float32, band index map, names from the top."""
+def _draw_background(
+    rng: np.random.Generator, image_size: tuple[int, int], classes: SceneClasses
+) -> tuple[np.ndarray, np.ndarray, list[tuple[str, int]]]:
+    """Two or three wavy bands of different stuff.
+
+    `(height, width, 3)` float32, band index map, names with variants from the top.
+    """
     height, width = image_size
     top = "sky" if rng.random() < 0.75 else "bricks"
     others = [name for name in STUFF_NAMES if name not in ("sky", top)]
     count = 2 if rng.random() < 0.6 else 3
-    bands = [top, *rng.permutation(others)[: count - 1].tolist()]
+    names = [top, *rng.permutation(others)[: count - 1].tolist()]
+    bands = [(name, _draw_variant(rng, len(classes.palettes[name]))) for name in names]
     edges = (np.arange(1, count) + rng.uniform(-0.22, 0.22, count - 1)) / count
     rows = np.arange(height)[:, None]
     band_map = np.zeros(image_size, np.int64)
     for edge in edges:
         band_map += rows >= height * edge + _wave(rng, width) * height
     canvas = np.zeros((height, width, 3), np.float32)
-    for index, name in enumerate(bands):
+    for index, (name, variant) in enumerate(bands):
         inside = band_map == index
         seen = np.flatnonzero(inside.any(axis=1))
         band = slice(seen[0], seen[-1] + 1)
-        texture = _TEXTURES[name](rng, band.stop - band.start, width, min(image_size) / 128)
+        base = functools.partial(_base_color, rng, classes.palettes[name][variant])
+        texture = TEXTURES[name](rng, base, band.stop - band.start, width, min(image_size) / 128)
         np.copyto(canvas[band], texture, where=inside[band, :, None])
     return canvas, band_map, bands
 
@@ -174,75 +169,20 @@ def _wave(rng: np.random.Generator, width: int) -> np.ndarray:
     return roughness * np.sum(waves, axis=0) + (steps / np.pi - 1) * rng.uniform(-0.05, 0.05)
 
 
-def _base_color(rng: np.random.Generator, name: str) -> np.ndarray:
-    palette = _PALETTES[name]
+def _draw_variant(rng: np.random.Generator, count: int) -> int:
+    return int(rng.integers(count)) if count > 1 else 0
+
+
+def _base_color(rng: np.random.Generator, palette: tuple[tuple[int, int, int], ...]) -> np.ndarray:
     return np.asarray(palette[rng.integers(len(palette))], np.float32) + rng.normal(0, 10, 3).astype(np.float32)
 
 
-def _smooth_noise(rng: np.random.Generator, height: int, width: int, cell: tuple[float, float]) -> np.ndarray:
-    """Smooth noise in -1..1 whose blobs are `cell` pixels high and wide: a random grid, linearly interpolated."""
-    (above, down), (left, right) = _knots(height, cell[0]), _knots(width, cell[1])
-    grid = rng.uniform(-1, 1, (above[-1] + 2, left[-1] + 2)).astype(np.float32)
-    # Not as a product of matrices: the threads of a BLAS library take the cores from the training beside it.
-    rows = grid[above] + down[:, None] * (grid[above + 1] - grid[above])
-    return rows[:, left] + right * (rows[:, left + 1] - rows[:, left])
-
-
-def _knots(size: int, cell: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `size` pixels the knot before it, knots being `cell` pixels apart, and its way to the next, 0..1."""
-    position = np.arange(size, dtype=np.float32) / max(cell, 1.0)
-    before = position.astype(np.int64)
-    return before, (position - before).astype(np.float32)
-
-
-def _shade(base: np.ndarray, brightness: np.ndarray) -> np.ndarray:
-    """`base` colour times `1 + brightness`, `(height, width, 3)`."""
-    return base * (1 + brightness[..., None])
-
-
-def _sky(rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
-    rows = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
-    paint = _base_color(rng, "sky") * (1 - 0.5 * rows) + np.float32(245) * 0.5 * rows
-    clouds = _smooth_noise(rng, height, width, (14 * unit, 34 * unit))
-    clouds = clouds + 0.5 * _smooth_noise(rng, height, width, (6 * unit, 14 * unit))
-    cover = np.clip(clouds * 1.1 - rng.uniform(0.0, 0.8), 0, 0.85)[..., None]
-    return paint * (1 - cover) + np.float32(250) * cover
-
-
-def _grass(rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
-    blades = 0.20 * _smooth_noise(rng, height, width, (5 * unit, 1.5 * unit))
-    patches = 0.22 * _smooth_noise(rng, height, width, (18 * unit, 26 * unit))
-    return _shade(_base_color(rng, "grass"), blades + patches)
-
-
-def _water(rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
-    rows = np.arange(height, dtype=np.float32)[:, None] / unit
-    swell = _smooth_noise(rng, height, width, (12 * unit, 30 * unit))
-    ripples = 0.13 * np.sin(rows * rng.uniform(0.7, 1.1) + 3.0 * swell) + 0.08 * swell
-    glints = np.clip(_smooth_noise(rng, height, width, (1.6 * unit, 7 * unit)) - 0.55, 0, 1)
-    return _shade(_base_color(rng, "water"), ripples + 1.6 * glints)
-
-
-def _bricks(rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
-    course = rng.uniform(8, 12) * unit
-    down = (np.arange(height, dtype=np.float32)[:, None] + rng.uniform(0, course)) / course
-    row = np.floor(down).astype(int)
-    along = (np.arange(width)[None] + rng.uniform(0, course)) / (2.2 * course) + 0.5 * (row % 2)
-    column = np.floor(along).astype(int)
-    tones = rng.normal(0, 0.10, (row.max() + 1, column.max() + 2))
-    grain = 0.07 * _smooth_noise(rng, height, width, (2 * unit, 2 * unit))
-    paint = _shade(_base_color(rng, "bricks"), tones[row, column] + grain)
-    mortar = ((along % 1.0) < 0.08) | ((down % 1.0) < 0.16)
-    paint[mortar] = rng.uniform(120, 215) + 25 * grain[mortar][:, None]
-    return paint
-
-
-_TEXTURES = {"sky": _sky, "grass": _grass, "water": _water, "bricks": _bricks}
-
-
-def _place_shape(rng: np.random.Generator, image_size: tuple[int, int]) -> _Shape:
+def _place_shape(
+    rng: np.random.Generator, image_size: tuple[int, int], classes: SceneClasses = NAMED_CLASSES
+) -> _Shape:
     """A shape of random kind, size, place, turn and stretch."""
     kind = THING_NAMES[rng.integers(len(THING_NAMES))]
+    variant = _draw_variant(rng, len(classes.looks[kind]))
     radius = min(image_size) * rng.uniform(0.13, 0.25)
     center = [size * rng.uniform(0.08, 0.92) for size in image_size]
     reach = int(1.6 * radius) + 4
@@ -256,7 +196,7 @@ def _place_shape(rng: np.random.Generator, image_size: tuple[int, int]) -> _Shap
     turned_x = (np.cos(turn) * x + np.sin(turn) * y) * stretch
     turned_y = (np.cos(turn) * y - np.sin(turn) * x) / stretch
     distance = _DISTANCES[kind](turned_x, turned_y, radius)
-    return _Shape(kind, radius, rows, columns, turned_x, turned_y, distance)
+    return _Shape(kind, radius, rows, columns, turned_x, turned_y, distance, variant)
 
 
 def _circle(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
@@ -323,27 +263,30 @@ def _keep_visible(shapes: list[_Shape], image_size: tuple[int, int]) -> list[_Sh
     return [shape for shape, pixels, area in zip(shapes, seen, full, strict=True) if pixels >= max(least, 0.35 * area)]
 
 
-def _paint_shape(rng: np.random.Generator, canvas: np.ndarray, shape: _Shape, light: float) -> None:
+def _paint_shape(
+    rng: np.random.Generator, canvas: np.ndarray, shape: _Shape, light: float, classes: SceneClasses
+) -> None:
     """Paints a shape, its soft shadow first, into `canvas`."""
     window = canvas[shape.rows, shape.columns]
     _cast_shadow(rng, window, shape, light)
-    color = _color(rng, shape.kind)
-    pattern = _surface(rng, shape)
+    look = classes.looks[shape.kind][shape.variant]
+    color = _color(rng, look)
+    pattern = _surface(rng, shape, look.pattern)
     # Raised rim: lighter on the side of the light, darker on the other, strongest at the border.
     slope_y, slope_x = np.gradient(shape.distance)
     facing = -(slope_x * np.cos(light) + slope_y * np.sin(light))
     rim = np.exp(shape.distance / (0.30 * shape.radius)) * facing * rng.uniform(0.15, 0.45)
-    paint = _shade(color, np.clip(pattern + rim, -0.75, 0.75))
+    paint = shade(color, np.clip(pattern + rim, -0.75, 0.75))
     cover = np.clip(0.5 - shape.distance, 0, 1)[..., None]
     window += cover * (paint - window)
 
 
-def _color(rng: np.random.Generator, kind: str) -> np.ndarray:
-    """Colour of a shape, `(3,)` float32 0..255: near its kind's hue, or any."""
-    if rng.random() < _ANY_COLOR:
+def _color(rng: np.random.Generator, look: ThingLook) -> np.ndarray:
+    """Colour of a shape, `(3,)` float32 0..255: near its look's hue, or any."""
+    if rng.random() < look.any_color:
         hsv = rng.random(), rng.uniform(0.15, 0.95), rng.uniform(0.35, 1.0)
     else:
-        hue = (_HUES[kind] + _HUE_SPREAD * rng.standard_normal()) % 1.0
+        hue = (look.hue + look.spread * rng.standard_normal()) % 1.0
         hsv = hue, rng.uniform(0.5, 0.95), rng.uniform(0.45, 1.0)
     return np.asarray(colorsys.hsv_to_rgb(*hsv), np.float32) * 255
 
@@ -356,23 +299,24 @@ def _cast_shadow(rng: np.random.Generator, window: np.ndarray, shape: _Shape, li
     window *= 1 - rng.uniform(0.2, 0.5) * np.clip(0.6 - moved / (0.25 * shape.radius), 0, 1)[..., None]
 
 
-def _surface(rng: np.random.Generator, shape: _Shape) -> np.ndarray:
-    """Brightness pattern on a shape: plain, stripes, dots or blotches."""
+def _surface(rng: np.random.Generator, shape: _Shape, pattern: int | None) -> np.ndarray:
+    """Brightness pattern on a shape, any where `pattern` is None: 0 plain, 1 stripes, 2 dots, 3 blotches."""
     height, width = shape.distance.shape
     kind, strength, period = rng.integers(4), rng.uniform(0.12, 0.35), shape.radius * rng.uniform(0.3, 0.6)
+    kind = kind if pattern is None else pattern
     if kind == 1:
         return strength * np.sign(np.sin(2 * np.pi * shape.x / period))
     if kind == 2:
         waves = np.sin(2 * np.pi * shape.x / period) * np.sin(2 * np.pi * shape.y / period)
         return -strength * (waves > 0.3).astype(np.float32)
     if kind == 3:
-        return strength * _smooth_noise(rng, height, width, (period, period))
+        return strength * smooth_noise(rng, height, width, (period, period))
     return np.zeros_like(shape.distance)
 
 
 def _expose(rng: np.random.Generator, canvas: np.ndarray, noise: float) -> np.ndarray:
     """Uneven light over the scene, exposure, sensor noise; uint8."""
     height, width = canvas.shape[:2]
-    lighting = rng.uniform(0.8, 1.12) + 0.14 * _smooth_noise(rng, height, width, (height * 0.6, width * 0.6))
+    lighting = rng.uniform(0.8, 1.12) + 0.14 * smooth_noise(rng, height, width, (height * 0.6, width * 0.6))
     grain = rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(0.25, 1.0) * noise)
     return np.clip(canvas * lighting[..., None] + grain, 0, 255).astype(np.uint8)

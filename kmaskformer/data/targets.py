@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from kmaskformer.data import transforms
+from kmaskformer.data import transforms, windows
 from kmaskformer.structures import VOID, ModelInputs, Sample, Targets
+
+_TABLES = ("labels", "is_crowd", "membership")
+"""Parts of a sample with one row per segment."""
 
 
 def training_element(sample: Sample, *, min_area: int = 1, max_segments: int = 0) -> tuple[ModelInputs, Targets]:
@@ -20,18 +23,19 @@ def training_element(sample: Sample, *, min_area: int = 1, max_segments: int = 0
         max_segments: Only the largest so many are kept; 0 for all.
 
     Returns:
-        `{"images", "image_sizes"}` and `{"segment_map", "labels", "valid"}`.
+        `{"images", "image_sizes"}` and `{"segment_map", "labels", "valid"}`; where segments may overlap, `masks`
+        `(segments, height, width)` bool instead of `segment_map`.
     """
     areas = segment_areas(sample)
     keep = ~sample["is_crowd"] & (areas >= min_area)
     if max_segments:
         keep = keep & _largest(areas, keep, max_segments)
     sample = keep_segments(sample, keep)
-    targets = Targets(
-        segment_map=sample["segment_map"],
-        labels=sample["labels"],
-        valid=tf.ones_like(sample["labels"], tf.bool),
-    )
+    targets = Targets(labels=sample["labels"], valid=tf.ones_like(sample["labels"], tf.bool))
+    if "membership" in sample:
+        targets["masks"] = _dense_masks(sample)
+    else:
+        targets["segment_map"] = sample["segment_map"]
     return _inputs(sample["image"]), targets
 
 
@@ -44,12 +48,13 @@ def evaluation_element(sample: Sample, *, shortest_edge: int = 0, longest_edge: 
         longest_edge: Bound of the longer side; 0 for none.
 
     Returns:
-        `{"images", "image_sizes"}` and `{"segment_map", "labels", "valid", "is_crowd", "image_id", "original_size"}`.
+        `{"images", "image_sizes"}` and `{"segment_map", "labels", "valid", "is_crowd", "image_id", "original_size"}`,
+        with `membership` where segments may overlap.
     """
     image, original_size = sample["image"], tf.shape(sample["image"])[:2]
     if shortest_edge:
         size = transforms.shortest_edge_size(original_size[0], original_size[1], shortest_edge, longest_edge)
-        image = transforms.resize_image(image, size)
+        image = windows.resize_image(image, size)
     targets = Targets(
         segment_map=sample["segment_map"],
         labels=sample["labels"],
@@ -58,32 +63,46 @@ def evaluation_element(sample: Sample, *, shortest_edge: int = 0, longest_edge: 
         image_id=sample["image_id"],
         original_size=original_size,
     )
+    if "membership" in sample:
+        targets["membership"] = sample["membership"]
     return _inputs(image), targets
 
 
 def segment_areas(sample: Sample) -> tf.Tensor:
     """Pixels of each segment, `(segments,)` int32."""
     shifted = tf.reshape(sample["segment_map"], [-1]) - VOID
-    count = tf.size(sample["labels"])
-    return tf.math.bincount(shifted, minlength=count + 1, maxlength=count + 1)[1:]
+    membership = sample.get("membership")
+    count = tf.size(sample["labels"]) if membership is None else tf.shape(membership)[1]
+    areas = tf.math.bincount(shifted, minlength=count + 1, maxlength=count + 1)[1:]
+    return areas if membership is None else tf.linalg.matvec(tf.cast(membership, tf.int32), areas)
 
 
 def keep_segments(sample: Sample, keep: tf.Tensor) -> Sample:
     """Drops segments, renumbers the others without gaps; pixels of dropped segments become void.
 
+    Where segments may overlap, regions stay and lose the dropped segments.
+
     Args:
         sample: A sample of tensors.
         keep: `(segments,)` bool.
     """
-    renumbered = tf.where(keep, tf.cumsum(tf.cast(keep, tf.int32)) - 1, VOID)
-    # Entry 0 stands for void, so that the map, shifted by one, is a row number of the table.
-    table = tf.concat([[VOID], renumbered], axis=0)
-    return {
-        **sample,
-        "segment_map": tf.gather(table, sample["segment_map"] - VOID),
-        "labels": tf.boolean_mask(sample["labels"], keep),
-        "is_crowd": tf.boolean_mask(sample["is_crowd"], keep),
-    }
+    tables = {key: tf.boolean_mask(sample[key], keep) for key in _TABLES if key in sample}
+    if "membership" in sample:
+        return {**sample, **tables}
+    segment_map = sample["segment_map"]
+
+    def renumber() -> tf.Tensor:
+        # Entry 0 stands for void, so that the map, shifted by one, is a row number of the table.
+        table = tf.concat([[VOID], tf.where(keep, tf.cumsum(tf.cast(keep, tf.int32)) - 1, VOID)], axis=0)
+        return tf.gather(table, segment_map - VOID)
+
+    return {**sample, **tables, "segment_map": tf.cond(tf.reduce_all(keep), lambda: segment_map, renumber)}
+
+
+def _dense_masks(sample: Sample) -> tf.Tensor:
+    """`(segments, height, width)` bool."""
+    with_void = tf.pad(sample["membership"], [[0, 0], [1, 0]])
+    return tf.gather(with_void, sample["segment_map"] - VOID, axis=1)
 
 
 def _largest(areas: tf.Tensor, keep: tf.Tensor, count: int) -> tf.Tensor:

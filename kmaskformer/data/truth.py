@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from kmaskformer.data.overlaps import settle_overlaps
 from kmaskformer.structures import VOID, DatasetInfo, Sample, Segment
 
 
 def true_result(sample: Sample, info: DatasetInfo, task: str) -> tuple[np.ndarray, list[Segment]]:
     """What a perfect model would answer.
+
+    Of segments that overlap, the smallest is in front.
 
     Args:
         sample: A sample as a reader delivers it.
@@ -19,6 +22,7 @@ def true_result(sample: Sample, info: DatasetInfo, task: str) -> tuple[np.ndarra
         The segmentation `(height, width)` int32 - contiguous class ids and -1 for void in the semantic task, segment
         ids from 1 and 0 for void otherwise - and its segment table.
     """
+    sample = settle_overlaps(sample)
     segment_map, labels = sample["segment_map"], np.asarray(sample["labels"])
     if task == "semantic":
         lookup = np.append(labels, VOID).astype(np.int32)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kmaskformer.evaluation.files import info_of_categories, read_instances, read_json
+from kmaskformer.evaluation.instance_records import checked_results, checked_truth
 from kmaskformer.evaluation.mean_iou import mean_or_nan
 
 SCORE_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -41,15 +42,16 @@ def coco_average_precision(
     coco_class, evaluation_class = _pycocotools()
     content = read_json(truth) if isinstance(truth, str | Path) else truth
     results = read_instances(predictions) if isinstance(predictions, str | Path) else list(predictions)
-    check_results(content, results, kind)
+    content = checked_truth(content)
+    results = checked_results(content, results, kind)
     if not results:
         return _nothing_found(content)
     # The official tool reports its progress on standard output.
     with contextlib.redirect_stdout(io.StringIO()):
         reference = coco_class()
-        reference.dataset = dict(content)
+        reference.dataset = content
         reference.createIndex()
-        evaluation = evaluation_class(reference, reference.loadRes([dict(r) for r in results]), kind)
+        evaluation = evaluation_class(reference, reference.loadRes(results), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -75,29 +77,6 @@ def _nothing_found(content: Mapping[str, Any]) -> dict[str, float]:
     for name, category_id in zip(info.class_names, info.dataset_ids, strict=True):
         scores[f"AP/{name}"] = 0.0 if category_id in present else float("nan")
     return scores
-
-
-def check_results(content: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str = "segm") -> None:
-    """Raises a `ValueError` unless these are results for the images of a COCO instance JSON."""
-    check_instance_truth(content)
-    unknown = {r["image_id"] for r in results} - {image["id"] for image in content["images"]}
-    if unknown:
-        raise ValueError(f"Results name images that the truth does not have: {sorted(unknown, key=str)[:5]}")
-    field = "segmentation" if kind == "segm" else "bbox"
-    lacking = sum(field not in r and not (kind == "bbox" and "segmentation" in r) for r in results)
-    if lacking:
-        raise ValueError(f"Every result must have `{field}` to compare {kind}. Received: {lacking} results without")
-
-
-def check_instance_truth(content: Any) -> None:
-    """Raises a `ValueError` unless the content is that of a COCO instance JSON."""
-    keys = sorted(content) if isinstance(content, Mapping) else type(content).__name__
-    if not {"images", "annotations", "categories"} <= set(keys):
-        raise ValueError(
-            f"Truth must be a COCO instance JSON with `images`, `annotations` and `categories`. Received: {keys}"
-        )
-    if any("segments_info" in annotation for annotation in content["annotations"]):
-        raise ValueError("Truth must be a COCO instance JSON. Received: a panoptic JSON; score it as panoptic")
 
 
 def _defined(value: float) -> float:

@@ -72,6 +72,7 @@ class BoundaryIoU:
         """
         prediction, truth = np.asarray(prediction), np.asarray(truth)
         check_maps(truth, prediction)
+        prediction, truth = prediction.astype(np.int64), truth.astype(np.int64)
         unlabelled = truth == self.ignore_value
         void = (prediction < 0) | (prediction >= self.num_classes) | unlabelled
         # Void is beyond the inside class, or it would count as that.

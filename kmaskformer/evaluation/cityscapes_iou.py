@@ -95,6 +95,7 @@ class CityscapesIoU:
             is_crowd: `(segments,)` bool.
         """
         rows, predicted, lengths = joint_runs(segment_map, prediction)
+        predicted = predicted.astype(np.int64)
         true = np.append(labels, VOID)[rows].astype(np.int64)
         self._pixels.update_runs(true, predicted, lengths)
         sizes = np.bincount(rows[rows >= 0], lengths[rows >= 0], minlength=len(labels))

@@ -12,15 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from keras import ops
 
+from kmaskformer.data.overlaps import settle_overlaps
 from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.evaluation.mean_iou import MeanIoU
 from kmaskformer.evaluation.panoptic_quality import PanopticQuality, SegmentTable
-from kmaskformer.inference.general import general_panoptic, general_semantic
+from kmaskformer.inference.general import general_semantic
+from kmaskformer.inference.pairs import best_classes, select_queries
 from kmaskformer.inference.panoptic import panoptic_inference
-from kmaskformer.inference.restore import Size, restore_mask_logits, restore_pixel_logits
-from kmaskformer.inference.strips import semantic_map_in_strips
+from kmaskformer.inference.restore import Size, restore_mask_logits
+from kmaskformer.inference.strips import mean_semantic_map, pixel_view, semantic_map_in_strips
 from kmaskformer.structures import VOID, DatasetInfo
 
 INFERENCES = ("default", "general")
@@ -47,6 +48,15 @@ class ImageOutputs:
         """`(1, queries, height, width)` mask logits at the original size; computed once for all evaluators."""
         return restore_mask_logits(self["mask_logits"], self.padded_size, self.image_size, self.output_size)
 
+    def restored_pairs(self, score_threshold: float | None) -> tuple[Any, Any]:
+        """Class logits and mask logits at the original size of the pairs that `best_classes` keeps.
+
+        Ten of a hundred typically, so that no more masks than matter are enlarged; at least one.
+        """
+        kept = best_classes(self["class_logits"], score_threshold)[2]
+        class_logits, mask_logits = select_queries(self["class_logits"], self["mask_logits"], kept)
+        return class_logits, restore_mask_logits(mask_logits, self.padded_size, self.image_size, self.output_size)
+
     def __contains__(self, key: str) -> bool:
         return key in self.outputs
 
@@ -64,6 +74,8 @@ class Truth(NamedTuple):
 
     `segment_map`: `(height, width)` int32, index into the table or -1. `labels`: `(segments,)` int32 contiguous class
     ids. `is_crowd`, `valid`: `(segments,)` bool; rows that are not valid are padding. `image_id`: for messages.
+    `overlaps`: where segments may overlap, the map of regions and the table `membership` of `structures.Sample`;
+    `segment_map` then gives each pixel to the smallest of its segments.
     """
 
     segment_map: np.ndarray
@@ -71,26 +83,36 @@ class Truth(NamedTuple):
     is_crowd: np.ndarray
     valid: np.ndarray
     image_id: str
+    overlaps: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def of_batch(cls, targets: Mapping[str, np.ndarray], index: int) -> Truth:
         """One image of the evaluation targets (`structures.Targets`) of a batch."""
-        height, width = targets["original_size"][index]
-        image_id = targets["image_id"][index]
+        one = {key: value[index] for key, value in targets.items()}
+        height, width = one["original_size"]
+        one["segment_map"] = one["segment_map"][:height, :width]
+        image_id = one["image_id"]
         return cls(
-            segment_map=targets["segment_map"][index, :height, :width],
-            labels=targets["labels"][index],
-            is_crowd=targets["is_crowd"][index].astype(bool),
-            valid=targets["valid"][index].astype(bool),
+            segment_map=settle_overlaps(one)["segment_map"],
+            labels=one["labels"],
+            is_crowd=one["is_crowd"].astype(bool),
+            valid=one["valid"].astype(bool),
             image_id=image_id.decode() if isinstance(image_id, bytes) else str(image_id),
+            overlaps=_overlaps(one),
         )
 
     @classmethod
     def of_sample(cls, sample: Mapping[str, Any]) -> Truth:
         """The truth of a reader's sample (`structures.Sample`)."""
         labels = np.asarray(sample["labels"])
-        crowd = np.asarray(sample["is_crowd"], bool)
-        return cls(np.asarray(sample["segment_map"]), labels, crowd, np.ones(len(labels), bool), sample["image_id"])
+        return cls(
+            segment_map=np.asarray(settle_overlaps(sample)["segment_map"]),
+            labels=labels,
+            is_crowd=np.asarray(sample["is_crowd"], bool),
+            valid=np.ones(len(labels), bool),
+            image_id=sample["image_id"],
+            overlaps=_overlaps(sample),
+        )
 
     def semantic_map(self) -> np.ndarray:
         """`(height, width)` class ids, -1 where a pixel is in no segment; crowd segments have their class."""
@@ -106,6 +128,10 @@ class Truth(NamedTuple):
         """`(height, width)` segment ids from 1, 0 = void, and their table."""
         rows = np.flatnonzero(self.valid)
         return self.segment_map + 1, SegmentTable.from_columns(rows + 1, self.labels[rows], self.is_crowd[rows])
+
+
+def _overlaps(truth: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    return (truth["segment_map"], truth["membership"]) if "membership" in truth else None
 
 
 class Evaluator(Protocol):
@@ -218,8 +244,8 @@ class SemanticEvaluator(MetricEvaluator):
             return {"class_map": general_semantic(outputs["class_logits"], outputs.restored_mask_logits)[0][0]}
         sizes = (outputs.padded_size, outputs.image_size, outputs.output_size)
         if "logits" in outputs:
-            scores = restore_pixel_logits(outputs["logits"], *sizes[1:])
-            return {"class_map": ops.cast(ops.argmax(scores[0], axis=0), "int32")}
+            view = pixel_view(outputs["logits"], outputs.image_size)
+            return {"class_map": mean_semantic_map([view], outputs.output_size)[0][0]}
         logits = (outputs["class_logits"], outputs["mask_logits"])
         return {"class_map": semantic_map_in_strips(*logits, *sizes, self.restore == "masks")[0][0]}
 
@@ -256,13 +282,9 @@ class PanopticEvaluator(MetricEvaluator):
 
     def predict(self, outputs: ImageOutputs) -> dict[str, Any]:
         """The map and the table of `panoptic_inference`, without a batch axis."""
-        logits = (outputs["class_logits"], outputs.restored_mask_logits)
-        if self.inference == "general":
-            result = general_panoptic(*logits, self.info.thing_ids)
-        else:
-            result = panoptic_inference(
-                *logits, self.info.thing_ids, self.object_mask_threshold, self.overlap_threshold
-            )
+        general = self.inference == "general"
+        thresholds = (None, None) if general else (self.object_mask_threshold, self.overlap_threshold)
+        result = panoptic_inference(*outputs.restored_pairs(thresholds[0]), self.info.thing_ids, *thresholds)
         return {key: result[key][0] for key in ("panoptic_map", "valid", "segment_ids", "category_ids")}
 
     def update(self, predictions: Mapping[str, np.ndarray], truth: Truth) -> None:

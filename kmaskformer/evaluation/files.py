@@ -18,7 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.structures import DatasetInfo
+
+_COUNTS = ("TP", "FP", "FN", "images", "failed_images")
 
 
 class PanopticFile(NamedTuple):
@@ -28,6 +31,12 @@ class PanopticFile(NamedTuple):
     folder: Path
     annotations: dict[Any, dict[str, Any]]
     categories: list[dict[str, Any]]
+
+    def png(self, image_id: Any) -> Path:
+        """The PNG of an image: the file of the annotation, or of its stem where that is the name of the photograph."""
+        named = self.folder / self.annotations[image_id]["file_name"]
+        found = (path for path in (named, named.with_suffix(".png")) if path.is_file())
+        return next(found, named)
 
 
 def read_panoptic_file(path: str | Path, folder: str | Path | None = None) -> PanopticFile:
@@ -42,7 +51,7 @@ def read_panoptic_file(path: str | Path, folder: str | Path | None = None) -> Pa
 
     Raises:
         FileNotFoundError: If the JSON or the folder is missing.
-        ValueError: If the file is no COCO panoptic JSON.
+        ValueError: If the file is no COCO panoptic JSON, or has two annotations of one image.
     """
     path = Path(path)
     folder = path.with_suffix("") if folder is None else Path(folder)
@@ -53,16 +62,31 @@ def read_panoptic_file(path: str | Path, folder: str | Path | None = None) -> Pa
         )
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of panoptic PNGs for {path}; name it explicitly")
-    annotations = {}
+    annotations: dict[Any, dict[str, Any]] = {}
     for annotation in content["annotations"]:
-        absent = [key for key in ("image_id", "file_name", "segments_info") if key not in annotation]
-        if absent:
+        _check_annotation(annotation, path)
+        if annotation["image_id"] in annotations:
             raise ValueError(
-                f"{path}: each panoptic annotation needs image_id, file_name and segments_info; one lacks "
-                f"{', '.join(absent)}. Received keys: {sorted(annotation)}; instance files are not panoptic files."
+                f"{path}: each image needs one annotation. Received: several of image_id {annotation['image_id']!r}"
             )
         annotations[annotation["image_id"]] = annotation
     return PanopticFile(path, folder, annotations, content.get("categories", []))
+
+
+def _check_annotation(annotation: Any, path: Path) -> None:
+    keys = sorted(annotation) if isinstance(annotation, dict) else type(annotation).__name__
+    absent = [key for key in ("image_id", "file_name", "segments_info") if key not in keys]
+    if absent:
+        raise ValueError(
+            f"{path}: each panoptic annotation needs image_id, file_name and segments_info; one lacks "
+            f"{', '.join(absent)}. Received keys: {keys}; instance files are not panoptic files."
+        )
+    for segment in annotation["segments_info"]:
+        if not all(isinstance(segment.get(key), int) for key in ("id", "category_id")):
+            raise ValueError(
+                f"{path}: each segment needs whole numbers `id` and `category_id`. "
+                f"Received: {segment} of image_id {annotation['image_id']!r}"
+            )
 
 
 def info_of_categories(categories: Sequence[Mapping[str, Any]], name: str = "coco") -> DatasetInfo:
@@ -205,28 +229,6 @@ def read_instances(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed run lengths of a `(height, width)` bool mask, as pycocotools writes and reads them.
-
-    Runs go down the columns and start with a (possibly empty) run of zeros. From the fourth on, each is stored as the
-    difference to the run two before; five bits a character, lowest first, offset 48, bit 6 = more follow.
-    """
-    flat = np.asarray(mask).astype(bool).reshape(-1, order="F")
-    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate([[0] if not flat.size or not flat[0] else [0, 0], borders, [flat.size]]))
-    deltas = runs.copy()
-    deltas[3:] -= runs[1:-2]
-    return {"size": [int(side) for side in mask.shape], "counts": "".join(_characters(int(d)) for d in deltas)}
-
-
-def decode_mask(segmentation: Mapping[str, Any]) -> np.ndarray:
-    """The `(height, width)` bool mask of COCO run lengths, compressed (text) or not (a list)."""
-    counts = segmentation["counts"]
-    runs = list(counts) if isinstance(counts, list) else _runs(counts)
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(segmentation["size"], order="F")
-
-
 def read_json(path: str | Path) -> Any:
     """Reads a JSON file; errors name it."""
     path = Path(path)
@@ -274,9 +276,16 @@ def summarize(scores: Mapping[str, float]) -> dict[str, float]:
 
 def format_scores(scores: Mapping[str, float]) -> str:
     """A short table of the summary, one score a line, for a terminal."""
-    rows = [(key, _shown(value)) for key, value in summarize(scores).items()]
+    rows = [(key, shown(key, value)) for key, value in summarize(scores).items()]
     width = max((len(key) for key, _ in rows), default=0)
-    return "\n".join(f"{key:<{width}}  {value:>8}" for key, value in rows)
+    return "\n".join(f"{key:<{width}}  {value:>6}" for key, value in rows)
+
+
+def shown(name: str, value: float) -> str:
+    """A score as text: four places, whole numbers for counts, `-` where it is undefined."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if name.partition("/")[2].partition("/")[0] in _COUNTS else f"{value:.4f}"
 
 
 def _segment_info(segment: Mapping[str, Any], segmentation: np.ndarray, info: DatasetInfo) -> dict[str, Any]:
@@ -287,31 +296,3 @@ def _segment_info(segment: Mapping[str, Any], segmentation: np.ndarray, info: Da
         "area": int(np.count_nonzero(segmentation == segment["id"]) if area is None else area),
         "iscrowd": 0,
     }
-
-
-def _characters(value: int) -> str:
-    characters = []
-    while True:
-        bits, value = value & 31, value >> 5
-        done = value == (-1 if bits & 16 else 0)
-        characters.append(chr(48 + (bits if done else bits | 32)))
-        if done:
-            return "".join(characters)
-
-
-def _runs(text: str) -> list[int]:
-    runs, value, shift = [], 0, 0
-    for character in text:
-        bits = ord(character) - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        value -= (1 << shift) if bits & 16 else 0
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value, shift = 0, 0
-    return runs
-
-
-def _shown(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}" if abs(value) <= 1 else f"{value:g}"

@@ -19,8 +19,9 @@ from kmaskformer.structures import DatasetInfo
 class InstanceEvaluator(MetricEvaluator):
     """COCO's mask AP and AR of the thing classes; see `AveragePrecision.result` for the scores.
 
-    True instances are the segments of thing classes, and their size is the number of their pixels. (The official files
-    give the area of the outline, before overlaps were settled: by-size figures can differ a little from theirs.)
+    True instances are the segments of thing classes, and their size is the number of their pixels. They overlap where
+    the dataset says so (COCO instances). (The official files give the area of the outline: by-size figures can differ a
+    little from theirs.)
 
     Args:
         inference: `default` takes the most probable pairs of query and class, masks may overlap; `general` gives each
@@ -64,9 +65,11 @@ class InstanceEvaluator(MetricEvaluator):
         """Counts one image."""
         rows = np.flatnonzero(predictions["valid"])
         found = {key: np.asarray(values)[rows] for key, values in predictions.items() if key != "masks"}
-        true_areas = np.bincount(truth.segment_map.reshape(-1) + 1, minlength=len(truth.labels) + 1)[1:]
+        regions, membership = truth.overlaps or (truth.segment_map, np.eye(len(truth.labels), dtype=bool))
+        true_areas = membership @ np.bincount(regions.reshape(-1) + 1, minlength=membership.shape[1] + 1)[1:]
         things = truth.valid & np.isin(truth.labels, self.info.thing_ids) & (true_areas > 0)
-        common = _common_pixels(predictions["masks"], rows, found["boxes"], truth.segment_map, len(truth.labels))
+        common = _common_pixels(predictions["masks"], rows, found["boxes"], regions, membership.shape[1])
+        common = common @ membership.T
         crowd = truth.is_crowd[things]
         self.metric.update(
             Instances(found["category_ids"], found["areas"], found["scores"]),
@@ -76,11 +79,11 @@ class InstanceEvaluator(MetricEvaluator):
 
 
 def _common_pixels(
-    masks: np.ndarray, rows: np.ndarray, boxes: np.ndarray, segment_map: np.ndarray, num_segments: int
+    masks: np.ndarray, rows: np.ndarray, boxes: np.ndarray, regions: np.ndarray, num_regions: int
 ) -> np.ndarray:
-    """`(rows, segments)` pixels that a mask shares with a true segment; only the mask's box is looked at."""
-    common = np.zeros((len(rows), num_segments), np.int64)
+    """`(rows, regions)` pixels that a mask shares with a region of the truth; only the mask's box is looked at."""
+    common = np.zeros((len(rows), num_regions), np.int64)
     for index, (row, (left, top, right, bottom)) in enumerate(zip(rows, boxes, strict=True)):
-        inside = segment_map[top:bottom, left:right][masks[row, top:bottom, left:right]]
-        common[index] = np.bincount(inside + 1, minlength=num_segments + 1)[1:]
+        inside = regions[top:bottom, left:right][masks[row, top:bottom, left:right]]
+        common[index] = np.bincount(inside + 1, minlength=num_regions + 1)[1:]
     return common

@@ -1,4 +1,4 @@
-"""COCO's figures of result files by this package's own rules, where masks are run lengths and not polygons."""
+"""COCO's figures of result files by this package's own rules."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from kmaskformer.evaluation.files import decode_mask, info_of_categories
+from kmaskformer.data.run_lengths import decode_mask
+from kmaskformer.evaluation.files import info_of_categories
 from kmaskformer.evaluation.instance_precision import MAX_DETECTIONS, AveragePrecision, Instances
+from kmaskformer.evaluation.instance_records import checked_results, checked_truth, image_sizes, with_run_lengths
 
 
 def has_run_lengths(records: Sequence[Mapping[str, Any]]) -> bool:
@@ -23,14 +25,21 @@ def own_average_precision(
     """The scores of `coco_average_precision` without pycocotools.
 
     Args:
-        content: Content of a COCO instance JSON; masks as run lengths.
-        results: Entries of a COCO result JSON, likewise.
+        content: Content of a COCO instance JSON.
+        results: Entries of a COCO result JSON.
         kind: `segm` compares masks, `bbox` boxes.
+
+    Raises:
+        ValueError: As `checked_truth` and `checked_results`.
     """
+    content = checked_truth(content)
+    results = checked_results(content, results, kind)
     info = info_of_categories(content["categories"])
     contiguous = {dataset_id: index for index, dataset_id in enumerate(info.dataset_ids)}
     metric = AveragePrecision(info.num_classes, info.class_names)
-    truths, detections = _by_image(content["annotations"], contiguous), _by_image(results, contiguous)
+    sizes = image_sizes(content)
+    annotations = [with_run_lengths(annotation, sizes) for annotation in content["annotations"]]
+    truths, detections = _by_image(annotations, contiguous), _by_image(results, contiguous)
     boxes_state_areas = bool(results) and bool(results[0].get("bbox"))
     for image_id in sorted({image["id"] for image in content["images"]}, key=lambda one: (str(type(one)), one)):
         found, true = _most_certain(detections[image_id]), truths[image_id]

@@ -1,7 +1,7 @@
 """COCO's average precision and recall of instances, streaming and mergeable, without pycocotools.
 
 The rules are those of `pycocotools.COCOeval`, and so are the numbers. What an image contributes is decided when the
-image comes in; only a detection's score and 17 bytes about it are kept, since precision needs the ranking of all.
+image comes in; only a detection's score and 21 bytes about it are kept, since precision needs the ranking of all.
 """
 
 from __future__ import annotations

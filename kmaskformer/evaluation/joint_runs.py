@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -25,8 +21,9 @@ def joint_runs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.nd
         second: `(height, width)` integers.
 
     Returns:
-        The value of `first`, the value of `second` and the length in pixels of each run, each `(runs,)` int64. Maps
-        that change nearly everywhere come back pixel by pixel, in runs of length 1.
+        The value of `first`, the value of `second`, each in its map's dtype, and the length in pixels of each run,
+        int64; all `(runs,)`. Maps that change nearly everywhere come back pixel by pixel, in runs of length 1; the
+        values may then be the maps' own memory.
 
     Raises:
         ValueError: If the maps differ in size or do not hold integers.
@@ -35,54 +32,56 @@ def joint_runs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.nd
     first, second = first.reshape(-1), second.reshape(-1)
     starts = _run_starts(first, second)
     if starts.size * _DENSE > first.size:
-        return first.astype(np.int64), second.astype(np.int64), np.ones(first.size, np.int64)
+        return first, second, np.ones(first.size, np.int64)
     lengths = np.empty_like(starts)
     np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
     lengths[-1:] = first.size - starts[-1:]
-    return first[starts].astype(np.int64), second[starts].astype(np.int64), lengths
+    return first.take(starts), second.take(starts), lengths
 
 
 def _run_starts(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Index of the first pixel of each run, `(runs,)` int64."""
-    change, other = _scratch(first.size)
-    change[:1], change[first.size :] = True, False
-    inner, inner_other = change[1 : first.size], other[1 : first.size]
-    np.not_equal(first[1:], first[:-1], out=inner)
-    np.not_equal(second[1:], second[:-1], out=inner_other)
-    np.logical_or(inner, inner_other, out=inner)
+    (change, other), offsets = _scratch(first.size)
+    change[:1], change[first.size :] = 1, 0
+    _mark_changes(first, change[1 : first.size])
+    _mark_changes(second, other[1 : first.size])
+    np.bitwise_or(change[1 : first.size], other[1 : first.size], out=change[1 : first.size])
     # Eight flags are one number: most are 0, and to look for the others is a third faster than for single flags.
     words = change.view(np.uint64)
-    places = np.flatnonzero(np.not_equal(words, 0, out=other[: words.size]))
-    within = np.flatnonzero(words[places].view(bool))
-    return places[within >> 3] * 8 + (within & 7)
+    places = np.flatnonzero(np.not_equal(words, 0, out=other[: words.size].view(bool)))
+    starts = np.flatnonzero(np.not_equal(words.take(places).view(np.uint8), 0))
+    # `starts` counts within the words that are left; each of them has moved by the words before it that are not.
+    moved = 8 * places - offsets[: places.size]
+    starts += moved.take(starts >> 3)
+    return starts
+
+
+def _mark_changes(values: np.ndarray, out: np.ndarray) -> None:
+    """Makes bytes of `out` other than 0 where a value differs from the one before it."""
+    if values.itemsize == 1:
+        # Twice as fast as a comparison.
+        values = values.view(np.uint8)
+        np.bitwise_xor(values[1:], values[:-1], out=out)
+    else:
+        np.not_equal(values[1:], values[:-1], out=out.view(bool))
 
 
 _buffers = threading.local()
 
 
-def _scratch(size: int) -> np.ndarray:
-    """Two rows of at least `size` bools, a multiple of 8, kept for the thread: fresh memory would cost as much."""
+def _scratch(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two rows of at least `size` bytes, a multiple of 8, and 0, 8, 16, ...: kept, as fresh memory would cost as much.
+
+    Each thread has its own.
+    """
     size = -(-size // 8) * 8
-    buffer = getattr(_buffers, "flags", None)
-    if buffer is None or buffer.shape[1] != size:
-        buffer = _buffers.flags = np.empty((2, size), bool)
-    return buffer
+    if getattr(_buffers, "size", None) != size:
+        _buffers.size, _buffers.flags, _buffers.offsets = size, np.empty((2, size), np.uint8), np.arange(0, size, 8)
+    return _buffers.flags, _buffers.offsets
 
 
-def joint_runs_of_batch(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """`joint_runs` of each image of a batch `(images, height, width)`, on all cores; NumPy's loops run in parallel."""
-    check_maps(first, second)
-    return _pool().map(joint_runs, first, second)
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="joint_runs")
-
-
-def add_counts(counts: np.ndarray, rows: np.ndarray, columns: np.ndarray, lengths: np.ndarray) -> None:
-    """`counts[rows[i], columns[i]] += lengths[i]` for every i, in place; `counts` is a contiguous int64 matrix."""
-    cells = rows * counts.shape[1] + columns
+def add_to_cells(counts: np.ndarray, cells: np.ndarray, lengths: np.ndarray) -> None:
+    """`counts.flat[cells[i]] += lengths[i]` for every i, in place; `counts` is contiguous int64."""
     if cells.size < counts.size:
         np.add.at(counts.reshape(-1), cells, lengths)
         return

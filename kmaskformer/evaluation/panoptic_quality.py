@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kmaskformer.evaluation.joint_runs import add_counts, joint_runs
+from kmaskformer.evaluation.joint_runs import add_to_cells, joint_runs
 from kmaskformer.evaluation.mean_iou import checked_class_names, mean_or_nan
 from kmaskformer.evaluation.state import checked_state
 from kmaskformer.structures import DatasetInfo
@@ -223,7 +223,7 @@ def _overlaps(
     true_ids, predicted_ids, lengths = joint_runs(true_map, predicted_map)
     rows, columns = _rows_of(true_ids, true.ids), _rows_of(predicted_ids, predicted.ids)
     counts = np.zeros((true.ids.size + 1, predicted.ids.size + 1), np.int64)
-    add_counts(counts, rows, columns, lengths)
+    add_to_cells(counts, rows * counts.shape[1] + columns, lengths)
     void = np.zeros(counts.shape[1], np.int64)
     unlabelled = true_ids == _VOID_ID
     np.add.at(void, columns[unlabelled], lengths[unlabelled])

@@ -271,7 +271,7 @@ def _checked_targets(targets: Mapping[str, Any]) -> dict[str, Any]:
             f"An evaluation dataset's targets need {', '.join(_NEEDED_TARGETS)}; missing: {', '.join(missing)}. "
             'Is this a training dataset? Build it with split="val".'
         )
-    return {key: targets[key] for key in _NEEDED_TARGETS}
+    return {key: targets[key] for key in (*_NEEDED_TARGETS, "membership") if key in targets}
 
 
 def _dataset_info(model: Any, dataset: Iterable) -> DatasetInfo:

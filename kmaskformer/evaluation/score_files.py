@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kmaskformer.data.images import read_label_map, read_panoptic_ids
-from kmaskformer.evaluation.average_precision import check_results, coco_average_precision
+from kmaskformer.evaluation.average_precision import coco_average_precision
 from kmaskformer.evaluation.files import (
     PanopticFile,
     info_of_categories,
@@ -21,8 +21,10 @@ from kmaskformer.evaluation.files import (
     read_json,
     read_panoptic_file,
 )
-from kmaskformer.evaluation.instance_files import has_run_lengths, own_average_precision
+from kmaskformer.evaluation.instance_files import own_average_precision
+from kmaskformer.evaluation.instance_records import check_instance_truth
 from kmaskformer.evaluation.joint_runs import joint_runs
+from kmaskformer.evaluation.label_folders import LabelPair, pair_label_maps
 from kmaskformer.evaluation.mean_iou import MeanIoU
 from kmaskformer.evaluation.panoptic_quality import PanopticQuality
 from kmaskformer.structures import VOID, DatasetInfo
@@ -59,8 +61,7 @@ def score_panoptic_files(
         predicted_map, predicted_segments = _read_panoptic(predicted, image_id, info)
         metric.update(predicted_map, predicted_segments, true_map, true_segments)
 
-    names = {image_id: f"image {image_id}" for image_id in _common_images(true, predicted)}
-    metric = _score_all(lambda: PanopticQuality.from_info(info), add, names)
+    metric = _score_all(lambda: PanopticQuality.from_info(info), add, _common_images(true, predicted))
     return _prefixed("panoptic", metric.result())
 
 
@@ -76,7 +77,7 @@ def score_semantic_folders(
 
     Args:
         truth: Folder of one-channel PNGs with class ids `0 .. num_classes - 1` and `ignore_value`; subfolders count.
-        predictions: Folder with a PNG of the same relative name for each of the truth's.
+        predictions: Folder with a label map of the same relative name for each of the truth's; see `pair_label_maps`.
         num_classes: Number of classes.
         ignore_value: Value of unlabelled pixels in the truth.
         class_names: Names for the per-class scores.
@@ -86,19 +87,18 @@ def score_semantic_folders(
         `semantic/mIoU` and all other scores of `MeanIoU.result`.
 
     Raises:
-        FileNotFoundError: If a folder or a file is missing, or the truth holds no PNG.
+        FileNotFoundError: If a folder or a file is missing, or the truth holds no label map.
         ValueError: If a file is wrong.
     """
-    truth, predictions = Path(truth), Path(predictions)
-    names = _label_names(truth, predictions)
+    pairs = pair_label_maps(Path(truth), Path(predictions))
 
-    def add(metric: MeanIoU, name: str) -> None:
-        metric.update(read_label_map(predictions / name), read_label_map(truth / name))
+    def add(metric: MeanIoU, pair: LabelPair) -> None:
+        metric.update(read_label_map(pair.predicted), read_label_map(pair.true))
 
     def new() -> MeanIoU:
         return MeanIoU(num_classes, ignore_value, class_names, void_to_class)
 
-    metric = _score_all(new, add, {name: f"{predictions / name} against {truth / name}" for name in names})
+    metric = _score_all(new, add, {pair: f"{pair.predicted} against {pair.true}" for pair in pairs})
     return _prefixed("semantic", metric.result())
 
 
@@ -126,36 +126,40 @@ def score_semantic_from_panoptic(
 
     def add(metric: MeanIoU, image_id: Any) -> None:
         true_classes = _classes(*_read_panoptic(true, image_id, info))
-        metric.update(_classes(*_read_panoptic(predicted, image_id, info)), true_classes)
+        metric.update(_predicted_classes(*_read_panoptic(predicted, image_id, info)), true_classes)
 
     def new() -> MeanIoU:
         return MeanIoU(info.num_classes, VOID, info.class_names, void_to_class)
 
-    names = {image_id: f"image {image_id}" for image_id in _common_images(true, predicted)}
-    return _prefixed("semantic", _score_all(new, add, names).result())
+    return _prefixed("semantic", _score_all(new, add, _common_images(true, predicted)).result())
 
 
 def score_instance_files(truth: str | Path, predictions: str | Path) -> dict[str, float]:
     """COCO's mask and box figures of a result JSON against an instance JSON.
 
-    pycocotools computes them where it is installed, else this package's own code, which gives the same numbers but
-    reads no polygons.
+    pycocotools computes them where it is installed, else this package's own code, which gives the same numbers.
 
     Returns:
         `instance/AP`, `instance/AP50`, ... for masks, as in `average_precision.SCORE_NAMES`, `instance/AP/<name>` per
         class; and the same for boxes under `box/`, where all of the truth's annotations have one.
 
     Raises:
-        ImportError: If masks are polygons and pycocotools is not installed.
         FileNotFoundError: If a file is missing.
         ValueError: If a file is wrong.
     """
     content, results = read_json(truth), read_instances(predictions)
-    check_results(content, results)
-    own = importlib.util.find_spec("pycocotools") is None and has_run_lengths([*content["annotations"], *results])
-    score = own_average_precision if own else coco_average_precision
+    try:
+        return _score_instances(content, results)
+    except ValueError as error:
+        raise ValueError(f"{predictions} against {truth}: {error}") from error
+
+
+def _score_instances(content: Any, results: list[dict[str, Any]]) -> dict[str, float]:
+    check_instance_truth(content)
+    official = importlib.util.find_spec("pycocotools") is not None
+    score = coco_average_precision if official else own_average_precision
     scores = _prefixed("instance", score(content, results, "segm"))
-    if all("bbox" in annotation for annotation in content["annotations"]):
+    if content["annotations"] and all("bbox" in annotation for annotation in content["annotations"]):
         scores |= _prefixed("box", score(content, results, "bbox"))
     return scores
 
@@ -187,7 +191,7 @@ def _read_panoptic(file: PanopticFile, image_id: Any, info: DatasetInfo) -> tupl
             f"{file.path}: segments must have a category of the truth's `categories`. Received: {sorted(unknown)[:5]}"
         )
     segments = [dict(s, category_id=contiguous[s["category_id"]]) for s in annotation["segments_info"]]
-    return read_panoptic_ids(file.folder / annotation["file_name"]), segments
+    return read_panoptic_ids(file.png(image_id)), segments
 
 
 def _classes(segment_ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndarray:
@@ -198,13 +202,26 @@ def _classes(segment_ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndar
     return np.repeat(classes, lengths).reshape(segment_ids.shape)
 
 
+def _predicted_classes(segment_ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndarray:
+    """`_classes`, and an error where a segment is not listed: it would count as void."""
+    classes = _classes(segment_ids, segments)
+    unlisted = np.unique(segment_ids[(classes == VOID) & (segment_ids != 0)])
+    if unlisted.size:
+        raise ValueError(
+            "Every non-zero id of the predicted map must be in its segment table. "
+            f"Received a map with ids that the table lacks: {unlisted[:5].tolist()}"
+        )
+    return classes
+
+
 def _panoptic_info(true: PanopticFile) -> DatasetInfo:
     if not true.categories:
         raise ValueError(f"{true.path}: the truth must list `categories` (id, name, isthing). Received: none")
     return info_of_categories(true.categories)
 
 
-def _common_images(true: PanopticFile, predicted: PanopticFile) -> list[Any]:
+def _common_images(true: PanopticFile, predicted: PanopticFile) -> dict[Any, str]:
+    """What to call each image of the truth, by its id."""
     if not true.annotations:
         raise ValueError(f"{true.path}: the truth must have at least one annotation. Received: none")
     missing = [image_id for image_id in true.annotations if image_id not in predicted.annotations]
@@ -213,23 +230,10 @@ def _common_images(true: PanopticFile, predicted: PanopticFile) -> list[Any]:
             f"{predicted.path}: every image of the truth needs a prediction (it may have no segments). "
             f"Missing: {len(missing)} of {len(true.annotations)}, first image_id {missing[0]!r}"
         )
-    return list(true.annotations)
-
-
-def _label_names(truth: Path, predictions: Path) -> list[str]:
-    for folder in (truth, predictions):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder of label PNGs")
-    names = sorted(str(path.relative_to(truth)) for path in truth.rglob("*.png"))
-    if not names:
-        raise FileNotFoundError(f"{truth}: expected label PNGs. Received: a folder without any .png")
-    missing = [name for name in names if not (predictions / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{predictions}: every PNG of {truth} needs a prediction of the same name. "
-            f"Missing: {len(missing)} of {len(names)}, first {missing[0]}"
-        )
-    return names
+    return {
+        image_id: f"image {image_id}: {predicted.png(image_id)} against {true.png(image_id)}"
+        for image_id in true.annotations
+    }
 
 
 def _prefixed(name: str, scores: dict[str, float]) -> dict[str, float]:

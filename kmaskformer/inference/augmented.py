@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import ops
 
-from kmaskformer.inference.restore import Size, restore_pixel_logits
-from kmaskformer.inference.semantic import pixel_map
-from kmaskformer.inference.strips import STRIP_BYTES, MapView, mean_semantic_map
+from kmaskformer.inference.restore import Size
+from kmaskformer.inference.strips import STRIP_BYTES, MapView, mean_semantic_map, pixel_view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,20 +86,11 @@ def augmented_semantic_map(
     Returns:
         `class_map` `(1, *output_size)` int32 contiguous class ids, and `confidence` of the same shape, 0..1.
     """
-    if "logits" in views[0].outputs:
-        total = 0.0
-        for view in views:
-            logits = restore_pixel_logits(view.outputs["logits"], view.image_size, output_size)
-            total = total + (ops.flip(logits, axis=-1) if view.flipped else logits)
-        return pixel_map(total / len(views))
-    maps = [
-        MapView(
-            view.outputs["class_logits"],
-            view.outputs["mask_logits"],
-            view.padded_size,
-            view.image_size,
-            view.flipped,
-        )
-        for view in views
-    ]
-    return mean_semantic_map(maps, output_size, before_inference, strip_bytes)
+    return mean_semantic_map([_map_view(view) for view in views], output_size, before_inference, strip_bytes)
+
+
+def _map_view(view: ViewOutputs) -> MapView:
+    if "logits" in view.outputs:
+        return pixel_view(view.outputs["logits"], view.image_size, view.flipped)
+    logits = (view.outputs["class_logits"], view.outputs["mask_logits"])
+    return MapView(*logits, view.padded_size, view.image_size, view.flipped)

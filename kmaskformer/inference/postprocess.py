@@ -11,7 +11,7 @@ from kmaskformer.inference.pairs import best_classes, select_queries
 from kmaskformer.inference.panoptic import panoptic_inference
 from kmaskformer.inference.restore import Size, restore_mask_logits, restore_pixel_logits
 from kmaskformer.inference.semantic import pixel_map, semantic_inference, semantic_map
-from kmaskformer.inference.strips import semantic_map_in_strips
+from kmaskformer.inference.strips import mean_semantic_map, pixel_view, semantic_map_in_strips
 
 TASKS = ("semantic", "instance", "panoptic")
 INFERENCES = ("default", "general")
@@ -128,6 +128,8 @@ class Postprocess:
                 'A per-pixel model knows no segments: its only task is "semantic". '
                 f"Received: task={self.task!r}. Use a MaskFormer for instance and panoptic results."
             )
+        if self.strip_bytes is not None:
+            return _maps(mean_semantic_map([pixel_view(logits, image_size)], output_size, strip_bytes=self.strip_bytes))
         return _maps(pixel_map(restore_pixel_logits(logits, image_size, output_size)))
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from kmaskformer.inference.restore import Size
-from kmaskformer.inference.semantic import semantic_map, semantic_scores
+from kmaskformer.inference.semantic import pixel_map, semantic_map, semantic_scores
 
 STRIP_BYTES = 256 * 2**20
 """Memory for the scores and masks of one strip, about; what else is needed does not depend on the classes."""
@@ -47,7 +47,11 @@ def semantic_map_in_strips(
 
 
 class MapView(NamedTuple):
-    """The model's outputs for one view of an image, as in `semantic_map_in_strips`; `flipped` if it was mirrored."""
+    """The model's outputs for one view of an image, as in `semantic_map_in_strips`; `flipped` if it was mirrored.
+
+    `class_logits` is None for a per-pixel model, whose logits `(1, classes, height/4, width/4)` then take
+    the masks' place.
+    """
 
     class_logits: Any
     mask_logits: Any
@@ -56,13 +60,29 @@ class MapView(NamedTuple):
     flipped: bool = False
 
 
+def pixel_view(logits: Any, image_size: Size, flipped: bool = False, stride: int = 4) -> MapView:
+    """The view of a per-pixel model.
+
+    Args:
+        logits: `(1, height/stride, width/stride, classes)`.
+        image_size: Size of the image that went into the model.
+        flipped: Whether the image was mirrored.
+        stride: As in `restore_pixel_logits`.
+    """
+    shape = ops.shape(logits)
+    padded_size = (shape[1] * stride, shape[2] * stride)
+    return MapView(None, ops.transpose(logits, (0, 3, 1, 2)), padded_size, image_size, flipped)
+
+
 def mean_semantic_map(
     views: Sequence[MapView], output_size: Size, before_inference: bool = False, strip_bytes: int = STRIP_BYTES
 ) -> tuple[Any, Any]:
     """The map of the mean of several views' class scores, each brought to the output's size and mirrored back.
 
+    Of per-pixel models it is the logits that are averaged.
+
     Args:
-        views: Outputs for one or more views of an image.
+        views: Outputs of one model for one or more views of an image.
         output_size: Size wanted.
         before_inference: As in `semantic_inference`.
         strip_bytes: As in `semantic_map_in_strips`.
@@ -75,6 +95,7 @@ def mean_semantic_map(
         ops.minimum, [strip_height(*_counts(view), view.image_size, output_size, strip_bytes) for view in views]
     )
     scorers = [_scorer(view, output_size, before_inference, height) for view in views]
+    to_map = pixel_map if views[0].class_logits is None else semantic_map
 
     def add_strip(start: Any, class_map: Any, confidence: Any) -> tuple[Any, Any, Any]:
         # The last strip ends with the image and repeats rows of the one before.
@@ -82,7 +103,7 @@ def mean_semantic_map(
         scores = scorers[0](first)
         for score in scorers[1:]:
             scores = scores + score(first)
-        classes, best = semantic_map(scores / len(scorers))
+        classes, best = to_map(scores / len(scorers))
         rows = (0, first, 0)
         return start + height, ops.slice_update(class_map, rows, classes), ops.slice_update(confidence, rows, best)
 
@@ -102,6 +123,9 @@ def strip_height(num_classes: int, num_queries: int, image_size: Size, output_si
 
 
 def _counts(view: MapView) -> tuple[int, int]:
+    """Numbers of classes and queries."""
+    if view.class_logits is None:
+        return view.mask_logits.shape[1], 0
     return view.class_logits.shape[-1] - 1, view.class_logits.shape[1]
 
 
@@ -110,6 +134,9 @@ def _scorer(view: MapView, output_size: Size, before_inference: bool, height: An
     mask_logits = ops.cast(view.mask_logits, "float32")
     # By index: in an export the size is a tensor, which cannot be unpacked.
     image_height, image_width = view.image_size[0], view.image_size[1]
+    to_scores = functools.partial(semantic_scores, view.class_logits)
+    if view.class_logits is None:
+        before_inference, to_scores = True, lambda logits: logits
     mask_height, mask_width = ops.shape(mask_logits)[2:]
     mask_columns = _samples(0, image_width, mask_width, view.padded_size[1])
     columns = _samples(0, output_size[1], image_width, output_size[1])
@@ -122,10 +149,10 @@ def _scorer(view: MapView, output_size: Size, before_inference: bool, height: An
         begin = ops.minimum(above[0], image_height - span)
         masks = _resize_axis(mask_logits, *_samples(begin, span, mask_height, view.padded_size[0]), axis=2)
         masks = _resize_axis(masks, *mask_columns, axis=3)
-        values = masks if before_inference else semantic_scores(view.class_logits, masks)
+        values = masks if before_inference else to_scores(masks)
         values = _resize_axis(values, above - begin, below - begin, weights, axis=2)
         values = _resize_axis(values, *columns, axis=3)
-        scores = semantic_scores(view.class_logits, values) if before_inference else values
+        scores = to_scores(values) if before_inference else values
         return ops.flip(scores, axis=-1) if view.flipped else scores
 
     return score

@@ -64,14 +64,18 @@ class MultiHeadAttention(keras.layers.Layer):
         Returns:
             `(batch, queries, dim)`.
         """
-        query = self._split_heads(self.query_projection(query))
-        key = self._split_heads(self.key_projection(key))
+        weights = ops.cast(self.attention_weights(query, key), self.compute_dtype)
         value = self._split_heads(self.value_projection(value))
-        query = query * ops.cast(1.0 / math.sqrt(self.dim // self.num_heads), query.dtype)
-        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
-        weights = ops.cast(ops.softmax(ops.cast(scores, "float32"), axis=-1), value.dtype)
         mixed = ops.matmul(self.dropout(weights, training=training), value)
         return self.output_projection(self._merge_heads(mixed))
+
+    def attention_weights(self, query: Any, key: Any) -> Any:
+        """The share of each key in each query's result, before dropout: `(batch, heads, queries, keys)` float32."""
+        query = self._split_heads(self.query_projection(query))
+        key = self._split_heads(self.key_projection(key))
+        query = query * ops.cast(1.0 / math.sqrt(self.dim // self.num_heads), query.dtype)
+        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
+        return ops.softmax(ops.cast(scores, "float32"), axis=-1)
 
     def _split_heads(self, x: Any) -> Any:
         batch, length, _ = ops.shape(x)

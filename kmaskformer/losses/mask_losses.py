@@ -14,7 +14,9 @@ ALPHA = 0.25
 """Weight of the focal loss at pixels inside a mask; the others weigh `1 - ALPHA`."""
 
 
-def sigmoid_focal_loss(mask_logits: Tensor, masks: Tensor, alpha: float = ALPHA, gamma: float = 2.0) -> Tensor:
+def sigmoid_focal_loss(
+    mask_logits: Tensor, masks: Tensor, alpha: float = ALPHA, gamma: float = 2.0, counted: Tensor | None = None
+) -> Tensor:
     """Focal loss, `mean over pixels of alpha_t · (1 - p_t)^gamma · bce`.
 
     Args:
@@ -22,6 +24,7 @@ def sigmoid_focal_loss(mask_logits: Tensor, masks: Tensor, alpha: float = ALPHA,
         masks: `(..., height, width)`, 0 or 1.
         alpha: Weight of the pixels where the mask is 1; the others weigh `1 - alpha`.
         gamma: Exponent by which confident pixels lose weight.
+        counted: As `masks`: 0 where a pixel shall not count, 1 elsewhere; all count if None.
 
     Returns:
         `(...,)` float32, one loss per mask.
@@ -33,15 +36,19 @@ def sigmoid_focal_loss(mask_logits: Tensor, masks: Tensor, alpha: float = ALPHA,
     wrong_logits = mask_logits * (1.0 - 2.0 * masks)
     weight = alpha * masks + (1.0 - alpha) * (1.0 - masks)
     loss = weight * ops.sigmoid(wrong_logits) ** gamma * ops.softplus(wrong_logits)
-    return ops.mean(loss, axis=(-2, -1))
+    if counted is None:
+        return ops.mean(loss, axis=(-2, -1))
+    counted = ops.cast(counted, "float32")
+    return ops.sum(loss * counted, axis=(-2, -1)) / ops.maximum(ops.sum(counted, axis=(-2, -1)), 1.0)
 
 
-def dice_loss(mask_logits: Tensor, masks: Tensor) -> Tensor:
+def dice_loss(mask_logits: Tensor, masks: Tensor, counted: Tensor | None = None) -> Tensor:
     """Dice loss, `1 - (2 · sum(p t) + 1) / (sum(p) + sum(t) + 1)`.
 
     Args:
         mask_logits: `(..., height, width)`.
         masks: `(..., height, width)`, 0 or 1.
+        counted: As in `sigmoid_focal_loss`.
 
     Returns:
         `(...,)` float32, one loss per mask.
@@ -50,16 +57,23 @@ def dice_loss(mask_logits: Tensor, masks: Tensor) -> Tensor:
         F. Milletari et al.: V-Net (2016); the 1 in both terms keeps empty masks defined.
     """
     probs, masks = ops.sigmoid(ops.cast(mask_logits, "float32")), ops.cast(masks, "float32")
+    if counted is not None:
+        counted = ops.cast(counted, "float32")
+        probs, masks = probs * counted, masks * counted
     overlap = ops.sum(probs * masks, axis=(-2, -1))
     return 1.0 - (2.0 * overlap + 1.0) / (ops.sum(probs, axis=(-2, -1)) + ops.sum(masks, axis=(-2, -1)) + 1.0)
 
 
-def mask_signs(masks: Tensor) -> Tensor:
-    """`1 - 2 · masks` in float32: -1 inside, +1 outside. A logit times its sign is the logit of being wrong."""
-    return 1.0 - 2.0 * ops.cast(masks, "float32")
+def mask_signs(masks: Tensor, void: Tensor | None = None) -> Tensor:
+    """`1 - 2 · masks` in float32: -1 inside, +1 outside. A logit times its sign is the logit of being wrong.
+
+    Where `void` `(batch, height, width)` is true the sign is 0: such pixels do not count, if the losses are told.
+    """
+    signs = 1.0 - 2.0 * ops.cast(masks, "float32")
+    return signs if void is None else ops.where(ops.expand_dims(void, 1), 0.0, signs)
 
 
-def upsampled_focal_and_dice(mask_logits: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
+def upsampled_focal_and_dice(mask_logits: Tensor, signs: Tensor, has_void: bool = False) -> tuple[Tensor, Tensor]:
     """Both losses between masks and the logits resized (bilinearly) to the masks' size; focal with gamma 2.
 
     Equal to `sigmoid_focal_loss` and `dice_loss` of `resize_bilinear(mask_logits, size)`, value and gradient. No
@@ -71,6 +85,7 @@ def upsampled_focal_and_dice(mask_logits: Tensor, signs: Tensor) -> tuple[Tensor
     Args:
         mask_logits: `(batch, masks, h, w)`.
         signs: `(batch, masks, height, width)` float32, `mask_signs` of the masks (made once for all decoder layers).
+        has_void: Whether signs may be 0; such pixels are left out of all sums and means.
 
     Returns:
         Focal and dice loss, each `(batch, masks)` float32.
@@ -78,7 +93,7 @@ def upsampled_focal_and_dice(mask_logits: Tensor, signs: Tensor) -> tuple[Tensor
 
     @ops.custom_gradient
     def losses_of(logits: Tensor) -> tuple[Tensor, Any]:
-        losses, focal_gradient, dice_gradient = _losses_and_gradients(logits, signs)
+        losses, focal_gradient, dice_gradient = _losses_and_gradients(logits, signs, has_void)
 
         def gradient(*args: Tensor, upstream: Tensor | None = None) -> Tensor:
             upstream = (args[0] if upstream is None else upstream)[..., None, None]
@@ -90,7 +105,7 @@ def upsampled_focal_and_dice(mask_logits: Tensor, signs: Tensor) -> tuple[Tensor
     return losses[0], losses[1]
 
 
-def _losses_and_gradients(logits: Tensor, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _losses_and_gradients(logits: Tensor, signs: Tensor, has_void: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Losses `(2, batch, masks)`, and the gradients of the focal and of the dice loss, each as large as `logits`.
 
     With q the probability of being wrong at a pixel, `bce = softplus(logit of q)`; the sums of dice over p and t are
@@ -105,9 +120,15 @@ def _losses_and_gradients(logits: Tensor, signs: Tensor) -> tuple[Tensor, Tensor
     wrong = ops.sigmoid(wrong_logits)
     bce = ops.softplus(wrong_logits)
     slope = wrong * (1.0 - wrong)
-    weight = (1.0 + (1.0 - 2.0 * ALPHA) * signs) / (2.0 * ops.cast(num_pixels, "float32"))
+    num_counted = ops.cast(num_pixels, "float32")
+    weight = 1.0 + (1.0 - 2.0 * ALPHA) * signs
+    if has_void:
+        counted = ops.abs(signs)
+        num_counted = ops.sum(counted, axis=-1, keepdims=True)
+        wrong, slope, weight = wrong * counted, slope * counted, weight * counted
+    weight = weight / (2.0 * ops.maximum(num_counted, 1.0))
     focal = ops.sum(weight * wrong * wrong * bce, axis=-1)
-    numerator, denominator = _dice_terms(wrong, signs)
+    numerator, denominator = _dice_terms(wrong, signs, num_counted)
     focal_gradient = wrong * (2.0 * slope * bce + wrong * wrong) * (weight * signs)
     dice_gradient = slope * (signs / denominator + (numerator - denominator) / denominator**2)
 
@@ -119,9 +140,8 @@ def _losses_and_gradients(logits: Tensor, signs: Tensor) -> tuple[Tensor, Tensor
     return ops.reshape(losses, (2, batch, num_masks)), shrink(focal_gradient), shrink(dice_gradient)
 
 
-def _dice_terms(wrong: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
+def _dice_terms(wrong: Tensor, signs: Tensor, num_pixels: Tensor) -> tuple[Tensor, Tensor]:
     """`2 · sum(p t) + 1` and `sum(p) + sum(t) + 1`, each `(masks, 1)`, from `(masks, pixels)`."""
-    num_pixels = ops.cast(ops.shape(signs)[-1], "float32")
     twice_area = num_pixels - ops.sum(signs, axis=-1, keepdims=True)
     wrong_balance = ops.sum(signs * wrong, axis=-1, keepdims=True)
     numerator = twice_area - (ops.sum(wrong, axis=-1, keepdims=True) - wrong_balance) + 1.0

@@ -10,7 +10,7 @@ from keras import ops
 
 from kmaskformer.losses.mask_losses import ALPHA
 from kmaskformer.ops.assignment import solve_assignment, solve_assignment_on_host
-from kmaskformer.ops.masks import pad_targets, target_masks
+from kmaskformer.ops.masks import pad_targets, target_masks, void_pixels
 from kmaskformer.structures import ModelOutputs, Targets
 
 Tensor = Any
@@ -34,14 +34,21 @@ class HungarianMatcher:
         cost_dice: Weight of the dice term.
         solver: `"in_graph"` (exact, compiles under XLA) or `"scipy"` (on the host). With TensorFlow, the second is a
             Python function in the graph, which XLA cannot compile: see `supports_jit`.
+        ignore_void: Whether pixels of no segment are left out of the mask terms; see `SetCriterion`.
 
     Raises:
         ValueError: If the solver is unknown or all weights are 0.
     """
 
     def __init__(
-        self, cost_class: float = 1.0, cost_mask: float = 20.0, cost_dice: float = 1.0, solver: str = "in_graph"
+        self,
+        cost_class: float = 1.0,
+        cost_mask: float = 20.0,
+        cost_dice: float = 1.0,
+        solver: str = "in_graph",
+        ignore_void: bool = False,
     ) -> None:
+        self.ignore_void = ignore_void
         if solver not in SOLVERS:
             raise ValueError(f"`solver` must be one of {sorted(SOLVERS)}. Received: solver={solver!r}")
         if not any((cost_class, cost_mask, cost_dice)):
@@ -83,20 +90,23 @@ class HungarianMatcher:
             `(layers, batch, segments)` int32, as `__call__` returns it.
         """
         mask_size = ops.shape(layers[0]["mask_logits"])[-2:]
-        masks = target_masks(pad_targets(targets, mask_size), mask_size, dtype="float32")
+        targets = pad_targets(targets, mask_size)
+        masks = target_masks(targets, mask_size, dtype="float32")
+        counted = ops.logical_not(void_pixels(targets, mask_size)) if self.ignore_void else None
         valid = ops.cast(targets["valid"], "bool")
         labels = ops.where(valid, ops.cast(targets["labels"], "int32"), 0)
-        costs = ops.concatenate([self.costs(layer, labels, masks) for layer in layers], axis=0)
+        costs = ops.concatenate([self.costs(layer, labels, masks, counted) for layer in layers], axis=0)
         queries = SOLVERS[self.solver](costs, ops.tile(valid, (len(layers), 1)))
         return ops.reshape(queries, (len(layers), *ops.shape(valid)))
 
-    def costs(self, outputs: ModelOutputs, labels: Tensor, masks: Tensor) -> Tensor:
+    def costs(self, outputs: ModelOutputs, labels: Tensor, masks: Tensor, counted: Tensor | None = None) -> Tensor:
         """Cost of every pair of a query and a segment.
 
         Args:
             outputs: `class_logits` `(batch, queries, classes + 1)` and `mask_logits` `(batch, queries, h, w)`.
             labels: `(batch, segments)` int32, each a class.
             masks: `(batch, segments, h, w)` float32, 0 or 1.
+            counted: `(batch, h, w)` bool, the pixels that count; all if None.
 
         Returns:
             `(batch, queries, segments)` float32.
@@ -107,10 +117,12 @@ class HungarianMatcher:
         batch, _, height, width = ops.shape(mask_logits)
         mask_logits = ops.reshape(mask_logits, (batch, -1, height * width))
         masks = ops.reshape(ops.cast(masks, "float32"), (batch, -1, height * width))
+        if counted is not None:
+            counted = ops.reshape(ops.cast(counted, "float32"), (batch, 1, height * width))
         return (
             self.cost_class * class_cost(class_logits, labels)
-            + self.cost_mask * focal_cost(mask_logits, masks)
-            + self.cost_dice * dice_cost(mask_logits, masks)
+            + self.cost_mask * focal_cost(mask_logits, masks, counted)
+            + self.cost_dice * dice_cost(mask_logits, masks, counted)
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -120,6 +132,7 @@ class HungarianMatcher:
             "cost_mask": self.cost_mask,
             "cost_dice": self.cost_dice,
             "solver": self.solver,
+            "ignore_void": self.ignore_void,
         }
 
     @classmethod
@@ -180,7 +193,7 @@ def class_cost(class_logits: Tensor, labels: Tensor) -> Tensor:
     return -ops.take_along_axis(probs, ops.expand_dims(labels, 1), axis=-1)
 
 
-def focal_cost(mask_logits: Tensor, masks: Tensor) -> Tensor:
+def focal_cost(mask_logits: Tensor, masks: Tensor, counted: Tensor | None = None) -> Tensor:
     """Focal loss of every pair, mean over pixels.
 
     The loss is linear in the mask: `sum(background) + sum((foreground - background) · mask)`, one matrix product.
@@ -188,6 +201,7 @@ def focal_cost(mask_logits: Tensor, masks: Tensor) -> Tensor:
     Args:
         mask_logits: `(batch, queries, pixels)`.
         masks: `(batch, segments, pixels)`, 0 or 1.
+        counted: `(batch, 1, pixels)`, 0 where a pixel shall not count, which then is in no mask; all count if None.
 
     Returns:
         `(batch, queries, segments)`.
@@ -197,12 +211,16 @@ def focal_cost(mask_logits: Tensor, masks: Tensor) -> Tensor:
     background = (1.0 - ALPHA) * ops.square(probs) * background_bce
     pairs = ops.matmul(foreground - background, ops.swapaxes(masks, 1, 2))
     num_pixels = ops.cast(ops.shape(mask_logits)[-1], "float32")
+    if counted is not None:
+        background = background * counted
+        num_pixels = ops.maximum(ops.sum(counted, axis=-1, keepdims=True), 1.0)
     return (pairs + ops.sum(background, axis=-1, keepdims=True)) / num_pixels
 
 
-def dice_cost(mask_logits: Tensor, masks: Tensor) -> Tensor:
+def dice_cost(mask_logits: Tensor, masks: Tensor, counted: Tensor | None = None) -> Tensor:
     """Dice loss of every pair; arguments and result as in `focal_cost`."""
     probs = ops.sigmoid(mask_logits)
+    probs = probs if counted is None else probs * counted
     overlap = ops.matmul(probs, ops.swapaxes(masks, 1, 2))
     total = ops.sum(probs, axis=-1)[:, :, None] + ops.sum(masks, axis=-1)[:, None, :]
     return 1.0 - (2.0 * overlap + 1.0) / (total + 1.0)

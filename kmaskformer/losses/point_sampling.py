@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from kmaskformer.losses.mask_losses import dice_loss, sigmoid_focal_loss
+from kmaskformer.ops.masks import void_pixels
 from kmaskformer.structures import Targets
 
 Tensor = Any
@@ -57,12 +58,13 @@ class PointSampling:
         self.importance_ratio = importance_ratio
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def __call__(self, mask_logits: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    def __call__(self, mask_logits: Tensor, targets: Targets, ignore_void: bool = False) -> tuple[Tensor, Tensor]:
         """Both losses.
 
         Args:
             mask_logits: `(batch, segments, h, w)`, those of each segment's query.
             targets: A batch of targets of the extent that the logits cover.
+            ignore_void: Whether points in no segment are left out.
 
         Returns:
             Focal and dice loss, each `(batch, segments)` float32.
@@ -71,7 +73,11 @@ class PointSampling:
         points = ops.stop_gradient(self.draw(mask_logits))
         logits = interpolate_at(mask_logits, points)[..., None, :]
         masks = masks_at(targets, points)[..., None, :]
-        return sigmoid_focal_loss(logits, masks), dice_loss(logits, masks)
+        counted = None
+        if ignore_void:
+            labelled = {"masks": ops.logical_not(ops.expand_dims(void_pixels(targets), 1))}
+            counted = masks_at(labelled, points)[..., None, :]
+        return sigmoid_focal_loss(logits, masks, counted=counted), dice_loss(logits, masks, counted)
 
     def draw(self, mask_logits: Tensor) -> Tensor:
         """Points `(batch, segments, num_points, 2)`: row and column, 0..1 over the image."""

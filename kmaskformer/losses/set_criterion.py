@@ -11,7 +11,7 @@ from keras import ops
 from kmaskformer.losses.mask_losses import mask_signs, upsampled_focal_and_dice
 from kmaskformer.losses.matcher import FixedMatcher, HungarianMatcher
 from kmaskformer.losses.point_sampling import PointSampling
-from kmaskformer.ops.masks import pad_targets, target_masks
+from kmaskformer.ops.masks import pad_targets, target_masks, void_pixels
 from kmaskformer.ops.replicas import num_replicas, sum_over_replicas
 from kmaskformer.structures import ModelOutputs, Targets
 
@@ -58,6 +58,9 @@ class SetCriterion:
         mask_stride: The mask losses are taken at the targets' size divided by it: 1 as the paper does; 2 with a quarter
             of the work, which counts where there are many segments; 4 at the size of the mask logits.
         point_sampling: Takes the mask losses at sampled points instead. The matching is at the logits' size always.
+        ignore_void: Whether pixels of no segment, padding among them, are left out of the mask losses. The paper takes
+            them for background of every mask; where large parts of the images are unlabelled that teaches masks to
+            avoid them. Give the matcher the same.
 
     Raises:
         ValueError: If a weight is negative or its name unknown, or `ce_normalization` is unknown.
@@ -73,6 +76,7 @@ class SetCriterion:
         ce_normalization: str = "global",
         mask_stride: int = 1,
         point_sampling: PointSampling | None = None,
+        ignore_void: bool = False,
     ) -> None:
         weights = dict(weights or {})
         unknown = sorted(set(weights) - set(DEFAULT_WEIGHTS))
@@ -97,6 +101,7 @@ class SetCriterion:
         self.ce_normalization = ce_normalization
         self.mask_stride = mask_stride
         self.point_sampling = point_sampling
+        self.ignore_void = ignore_void
 
     @property
     def seed_generator(self) -> keras.random.SeedGenerator | None:
@@ -165,6 +170,7 @@ class SetCriterion:
             "ce_normalization": self.ce_normalization,
             "mask_stride": self.mask_stride,
             "point_sampling": keras.saving.serialize_keras_object(self.point_sampling),
+            "ignore_void": self.ignore_void,
         }
 
     @classmethod
@@ -180,13 +186,14 @@ class SetCriterion:
     def _mask_losses(self, targets: Targets) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Focal and dice loss, as a function of the mask logits of the segments' queries."""
         if self.point_sampling is not None:
-            return lambda mask_logits: self.point_sampling(mask_logits, targets)
+            return lambda mask_logits: self.point_sampling(mask_logits, targets, self.ignore_void)
         size = None
         if self.mask_stride > 1:
             full_size = ops.shape(targets["masks" if "masks" in targets else "segment_map"])[-2:]
             size = tuple(-(-side // self.mask_stride) for side in full_size)
-        signs = mask_signs(target_masks(targets, size))  # made once for all layers
-        return lambda mask_logits: upsampled_focal_and_dice(mask_logits, signs)
+        void = void_pixels(targets, size) if self.ignore_void else None
+        signs = mask_signs(target_masks(targets, size), void)  # made once for all layers
+        return lambda mask_logits: upsampled_focal_and_dice(mask_logits, signs, self.ignore_void)
 
     def _layer_losses(
         self, layer: ModelOutputs, queries: Tensor, labels: Tensor, mask_losses: Callable, normalizers: Normalizers

@@ -54,6 +54,28 @@ def target_masks(targets: Targets, size: tuple[Any, Any] | None = None, dtype: s
     return masks_from_segment_map(segment_map, ops.shape(targets["labels"])[1], dtype)
 
 
+def void_pixels(targets: Targets, size: tuple[Any, Any] | None = None) -> Tensor:
+    """Where a batch's images are unlabelled: pixels of no segment, padding among them.
+
+    Args:
+        targets: Batch of targets with `segment_map`.
+        size: Height and width to which the map is shrunk first, as in `target_masks`.
+
+    Returns:
+        `(batch, height, width)` bool.
+
+    Raises:
+        ValueError: If the targets have masks instead: what is outside all instances is background, not unlabelled.
+    """
+    if "segment_map" not in targets:
+        raise ValueError(
+            "`ignore_void` needs targets with a `segment_map`, where pixels of no segment are unlabelled. "
+            f"Received: keys {sorted(targets)}. Turn it off for datasets of overlapping instances."
+        )
+    segment_map = ops.convert_to_tensor(targets["segment_map"])
+    return (segment_map if size is None else resize_nearest(segment_map, size)) == VOID
+
+
 def pad_targets(targets: Targets, mask_size: tuple[Any, Any]) -> Targets:
     """Extends targets with background to the padded image that the mask logits cover.
 

@@ -24,8 +24,8 @@ def test_they_are_those_of_the_pipeline():
 
 def test_files_are_named_where_the_reader_knows_them():
     class Files(Shapes):
-        def image_path(self, index):
-            return Path(f"/data/{index}.jpg")
+        def files(self, index):
+            return (Path(f"/data/{index}.jpg"), Path(f"/data/{index}.png"))
 
     names = batch_images(Files(4, seed=0), 0, 4)
     assert sorted(names) == ["/data/0.jpg", "/data/1.jpg", "/data/2.jpg", "/data/3.jpg"]

@@ -62,6 +62,7 @@ def test_sample(folder):
     reader = folder.read()
     assert reader.info == DatasetInfo("p", ("car", "sky"), (0,), dataset_ids=(3, 90))
     assert len(reader) == 1
+    assert reader.files(0) == tuple(folder.root / name for name in ("images/a.jpg", "panoptic/a.png", "p.json"))
     sample = reader[0]
     np.testing.assert_array_equal(sample["segment_map"], [[-1, 1, 1], [2, 0, 0]])
     np.testing.assert_array_equal(sample["labels"], [0, 0, 1])

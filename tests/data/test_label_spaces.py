@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -52,6 +53,41 @@ def test_coco_is_that_of_the_official_file(shared_folder):
     assert info.dataset_ids == tuple(category["id"] for category in categories)
     assert info.class_names == tuple(category["name"] for category in categories)
     assert info.thing_ids == tuple(i for i, category in enumerate(categories) if category["isthing"])
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "shift"),
+    [
+        ("ade20k_150", "ade20k_150", 1),
+        ("ade20k_full_847", "ade20k_full_847", 0),
+        ("coco_stuff_171", "coco_stuff_171", 0),
+        ("mapillary_vistas_65", "mapillary_vistas_66", 0),
+    ],
+)
+def test_tables_hold_the_published_facts(shared_folder, name, file, shift):
+    """Name by name, colour by colour; label maps of ADE20K number the classes from 1."""
+    with (shared_folder / "spec" / "labels" / f"{file}.csv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    info = label_space(name)
+    if "trainId" in rows[0]:
+        rows.sort(key=lambda row: int(row["trainId"]))
+        rows = [row | {"id": row["trainId"]} for row in rows]
+    rows = rows[: info.num_classes]
+    assert info.class_names == tuple(row.get("readable", row["name"]).strip() for row in rows)
+    assert info.dataset_ids == tuple(int(row.get("id", index)) + shift for index, row in enumerate(rows))
+    if "isthing" in rows[0]:
+        assert info.thing_ids == tuple(index for index, row in enumerate(rows) if row["isthing"] == "1")
+    colors = {index: tuple(bytes.fromhex(row["color"][1:])) for index, row in enumerate(rows) if row.get("color")}
+    assert {index: info.colors[index] for index in colors} == colors
+
+
+def test_cityscapes_is_that_of_the_official_package():
+    labels = pytest.importorskip("cityscapesscripts.helpers.labels", reason="needs cityscapesscripts").labels
+    rows = sorted((row for row in labels if 0 <= row.trainId < 255), key=lambda row: row.trainId)
+    info = label_space("cityscapes_19")
+    assert info.class_names == tuple(row.name for row in rows) and info.colors == tuple(row.color for row in rows)
+    assert info.dataset_ids == tuple(row.id for row in rows)
+    assert info.thing_ids == tuple(row.trainId for row in rows if row.hasInstances)
 
 
 def test_an_unknown_name_is_refused():

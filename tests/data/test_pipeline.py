@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from kmaskformer.data import transforms
+from kmaskformer.data.color import ssd_color
 from kmaskformer.data.pipeline import evaluation_dataset, training_dataset
 from kmaskformer.data.semantic_folder import SemanticFolder
 from kmaskformer.data.synthetic import Shapes
@@ -20,7 +21,7 @@ INFO = DatasetInfo("toy", ("a", "b"), (1,))
 RECIPE = [
     partial(transforms.random_scale, low=0.7, high=1.3),
     partial(transforms.random_crop, size=(16, 24)),
-    transforms.ssd_color,
+    ssd_color,
     transforms.random_flip,
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from kmaskformer.data import synthetic
 from kmaskformer.data.synthetic import SHAPES_INFO, Shapes
+from kmaskformer.data.synthetic_classes import numbered_classes
 
 
 def test_truth_is_a_partition_with_a_compact_table():
@@ -101,3 +103,42 @@ def test_bad_arguments():
         Shapes(1, max_objects=0)
     with pytest.raises(IndexError, match="Scene 3 of a dataset of 3"):
         Shapes(3)[3]
+
+
+@pytest.mark.parametrize(("size", "digest"), [((96, 96), "497db14120e6a3b2"), ((64, 128), "2c5c32f2e53c65bf")])
+def test_the_named_scenes_stay_the_same_for_ever(size, digest):
+    """Scores in the README belong to these scenes."""
+    content = hashlib.sha256()
+    for seed in (0, 1000003):
+        for sample in Shapes(6, image_size=size, seed=seed):
+            for key in ("image", "segment_map", "labels"):
+                content.update(sample[key].tobytes())
+    assert content.hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize(("num_classes", "num_things"), [(10, 6), (20, 12), (60, 36), (150, 90)])
+def test_any_number_of_classes(num_classes, num_things):
+    reader = Shapes(400, image_size=(32, 32), num_classes=num_classes)
+    info = reader.info
+    assert (info.num_classes, len(info.thing_ids), info.name) == (num_classes, num_things, f"shapes_{num_classes}")
+    counts = np.zeros(num_classes, int)
+    for sample in reader:
+        counts[np.unique(sample["labels"])] += 1
+        bands = [info.class_names[label].split()[0] for label in sample["labels"] if label in info.stuff_ids]
+        assert len(bands) == len(set(bands))  # two variants of one texture are no neighbours
+    assert (counts > 0).mean() > 0.9 and counts.sum() > 800
+
+
+def test_variants_of_a_shape_look_different():
+    """Two classes of one shape differ in pattern or in hue by four standard deviations."""
+    for num_classes in (20, 60, 150):
+        for looks in numbered_classes(num_classes).looks.values():
+            for i, first in enumerate(looks):
+                for second in looks[:i]:
+                    distance = abs((first.hue - second.hue + 0.5) % 1 - 0.5)
+                    assert first.pattern != second.pattern or distance > 4 * first.spread
+
+
+def test_too_few_classes():
+    with pytest.raises(ValueError, match=r"`num_classes` must be at least 10, or 0. Received: num_classes=9"):
+        Shapes(1, num_classes=9)

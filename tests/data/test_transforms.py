@@ -10,24 +10,33 @@ import tensorflow as tf
 from PIL import Image
 
 from kmaskformer.data import transforms
+from kmaskformer.data.color import ssd_color
 from kmaskformer.data.transforms import (
+    large_scale_jitter,
     pad,
     random_crop,
     random_flip,
     random_quarter_turn,
+    random_range_crop,
+    random_resized_crop,
     random_scale,
     random_scaled_crop,
     resize_shortest_edge,
-    ssd_color,
 )
+from kmaskformer.data.windows import nearest_positions, resize_image, resize_window
 
 HEIGHT, WIDTH = 40, 60
 
 GEOMETRIC = {
     "resize_shortest_edge": partial(resize_shortest_edge, sizes=(20, 40, 80), longest_edge=100),
     "random_scale": partial(random_scale, low=0.5, high=2.0, stretch=0.2),
+    "resize_center": partial(resize_shortest_edge, sizes=(20, 40, 80), nearest="center"),
     "random_crop": partial(random_crop, size=(24, 32)),
-    "random_scaled_crop": partial(random_scaled_crop, size=(24, 32), low=0.5, high=2.0),
+    "random_crop_largest_class": partial(random_crop, size=(24, 32), largest_class=0.75),
+    "random_scaled_crop": partial(random_scaled_crop, size=(24, 32), low=0.5, high=2.0, stretch=0.2),
+    "random_resized_crop": partial(random_resized_crop, size=(24, 32), sizes=(20, 40, 80), largest_class=0.5),
+    "scale_range_crop": partial(random_range_crop, sizes=(20, 30, 80), low=16, high=24),
+    "scale_jitter": partial(large_scale_jitter, size=(36, 32), low=0.3, high=2.0),
     "random_flip": random_flip,
     "random_flip_vertical": partial(random_flip, vertical=True),
     "random_quarter_turn": random_quarter_turn,
@@ -74,14 +83,16 @@ def test_image_and_map_stay_aligned(name):
         sample = GEOMETRIC[name](coordinates(), tf.constant([3, seed]))
         image, origin = sample["image"].numpy().astype(float), sample["segment_map"].numpy()
         seen = origin >= 0
-        rows, columns = origin[seen] // WIDTH, origin[seen] % WIDTH
-        tolerance = [0.0, 0.0]
-        if "resize" in name or "scale" in name:
-            # Bilinear takes the middle of a target pixel, nearest the upper left; a source pixel is 4 levels.
-            shrinking = [2.0, 2.0] if "crop" in name else [HEIGHT / origin.shape[0], WIDTH / origin.shape[1]]
-            tolerance = [4 * (0.5 * factor + 0.5) + 0.5 for factor in shrinking]
-        assert np.abs(image[..., 0][seen] - 4 * rows).max() <= tolerance[0]
-        assert np.abs(image[..., 1][seen] - 4 * columns).max() <= tolerance[1]
+        rows, columns = origin // WIDTH, origin % WIDTH
+        for channel, axis, positions in ((0, 0, rows), (1, 1, columns)):
+            # Bilinear takes the middle of a target pixel, nearest the upper left or the middle; a source pixel is 4
+            # levels. How far apart pixels were, the map itself tells; a whole step never is more than half off.
+            step = (
+                np.ptp(positions[seen]) / max(positions.shape[axis] - 1, 1) if "s" in name and "cale" in name else 1.0
+            )
+            step = max(step, 1.0) if "resize" in name or "scale" in name else 0.0
+            tolerance = 4 * (0.5 * step + 0.5) + 0.5 if step else 0.0
+            assert np.abs(image[..., channel][seen] - 4 * positions[seen]).max() <= tolerance
         assert (image[..., 2][seen] == 200).all()
 
 
@@ -116,20 +127,39 @@ def test_image_resize_is_pillows(rng, size):
     """Bilinear with antialiasing, within the rounding to 8 bits that Pillow does after each axis."""
     image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)).astype(int)
-    resized = transforms.resize_image(tf.constant(image), size).numpy().astype(int)
+    resized = resize_image(tf.constant(image), size).numpy().astype(int)
     assert np.abs(resized - expected).max() <= 1
 
 
-def test_map_resize_is_pytorchs():
-    halved = transforms.resize_map(tf.reshape(tf.range(8), (1, 8)), (1, 4))
-    np.testing.assert_array_equal(halved, [[0, 2, 4, 6]])
-    for length, new_length in [(8, 4), (7, 5), (5, 13), (683, 512), (480, 801), (1, 3)]:
+def test_map_resize_is_pytorchs_or_pillows():
+    """`floor` halves 0..7 to 0 2 4 6 as PyTorch does, `center` to 1 3 5 7 as Pillow does."""
+    np.testing.assert_array_equal(nearest_positions(8, 4, 0, 4, "floor"), [0, 2, 4, 6])
+    np.testing.assert_array_equal(nearest_positions(8, 4, 0, 4, "center"), [1, 3, 5, 7])
+    for length, new_length in [(8, 4), (7, 5), (5, 13), (683, 512), (480, 801), (1, 3), (1000, 999)]:
         scale = np.float32(length) / np.float32(new_length)
-        expected = np.minimum(np.floor(np.arange(new_length, dtype=np.float32) * scale), length - 1)
-        for axis, shape in enumerate([(length, 1), (1, length)]):
-            size = (new_length, 1) if axis == 0 else (1, new_length)
-            resized = transforms.resize_map(tf.reshape(tf.range(length), shape), size)
-            np.testing.assert_array_equal(np.ravel(resized), expected)
+        floor = np.minimum(np.floor(np.arange(new_length, dtype=np.float32) * scale), length - 1)
+        np.testing.assert_array_equal(nearest_positions(length, new_length, 0, new_length, "floor"), floor)
+        line = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+        center = np.asarray(line.resize((new_length, 1), Image.Resampling.NEAREST))[0]
+        np.testing.assert_array_equal(nearest_positions(length, new_length, 0, new_length, "center"), center)
+        part = nearest_positions(length, new_length, new_length // 2, 1, "center")
+        assert part.tolist() == [center[new_length // 2]]
+
+
+@pytest.mark.parametrize("nearest", ["floor", "center"])
+@pytest.mark.parametrize("size", [(20, 30), (37, 53), (80, 121), (40, 60), (97, 200)])
+def test_a_window_is_what_cutting_the_whole_gives(rng, size, nearest):
+    photo = coordinates() | {"image": tf.constant(rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))}
+    whole = resize_window(photo, size, nearest=nearest)
+    expected = np.asarray(Image.fromarray(photo["image"].numpy()).resize(size[::-1], Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(whole["image"], expected)
+    for top, left, height, width in [(0, 0, 5, 7), (11, 3, 9, 27), (size[0] - 8, size[1] - 13, 8, 13)]:
+        part = resize_window(photo, size, (top, left, height, width), nearest)
+        window = (slice(top, top + height), slice(left, left + width))
+        np.testing.assert_array_equal(part["segment_map"], whole["segment_map"][window])
+        # Pillow keeps the window's place in 32 bits, so that a few values are rounded to the next level.
+        difference = np.abs(part["image"].numpy().astype(int) - expected[window])
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.1
 
 
 @pytest.mark.parametrize(
@@ -186,6 +216,63 @@ def test_scaled_crop_shows_the_scaled_share_of_the_image():
         assert abs(np.ptp(origin // WIDTH) - 11 / factor) <= 1 and abs(np.ptp(origin % WIDTH) - 15 / factor) <= 1
     small = random_scaled_crop(coordinates(), tf.constant([0, 3]), size=(64, 64), low=0.5, high=0.5)
     assert small["segment_map"].shape == (20, 30)
+
+
+@pytest.mark.parametrize(
+    ("together", "first"),
+    [
+        (random_resized_crop, partial(resize_shortest_edge, sizes=(20, 50, 70), longest_edge=90)),
+        (random_scaled_crop, partial(random_scale, low=0.4, high=1.7, stretch=0.3)),
+    ],
+)
+def test_resize_and_crop_together_are_one_after_the_other(together, first):
+    """Same seeds, same pixels: the published order, of which only the work that is thrown away is left out."""
+    together = partial(together, size=(24, 32), **first.keywords)
+    chain = [first, partial(random_crop, size=(24, 32))]
+    for seed in range(12):
+        seed = tf.constant([seed, 8])
+        expected = transforms.apply_transforms(coordinates(), chain, seed)
+        sample = together(coordinates(), seed)
+        np.testing.assert_array_equal(sample["segment_map"], expected["segment_map"])
+        assert np.abs(sample["image"].numpy().astype(int) - expected["image"].numpy()).max() <= 1
+
+
+def test_large_scale_jitter_fits_the_image_first():
+    """A 40x60 image fits into 80x80 at a factor of 4/3."""
+    for factor, expected in ((0.5, (27, 40)), (1.0, (53, 80)), (2.0, (80, 80))):
+        sample = large_scale_jitter(coordinates(), tf.constant([0, 1]), size=(80, 80), low=factor, high=factor)
+        assert sample["image"].shape[:2] == sample["segment_map"].shape == expected
+    origin = sample["segment_map"].numpy()
+    assert abs(np.ptp(origin % WIDTH) - 79 / (8 / 3)) <= 1
+
+
+def test_range_crop_takes_half_of_the_images_and_every_size():
+    shapes = [
+        tuple(random_range_crop(coordinates(), tf.constant([1, seed]), sizes=(30, 50), low=20, high=44)["image"].shape)
+        for seed in range(200)
+    ]
+    cut = [shape[:2] for shape in shapes if shape != (HEIGHT, WIDTH, 3)]
+    assert 75 < len(cut) < 125
+    heights, widths = (np.array(sides) for sides in zip(*cut, strict=True))
+    # 30 rows are cut to 20..30, 50 to 20..44; 45 or 75 columns to 20..44.
+    assert heights.min() == 20 and 40 <= heights.max() <= 44 and widths.min() == 20 and 42 <= widths.max() <= 44
+
+
+def test_a_crop_that_one_class_fills_is_drawn_again():
+    """Class 1 is a strip of 10 of 60 columns: nearly all crops of 10 columns hold one class only."""
+    columns = np.mgrid[:HEIGHT, :WIDTH][1]
+    sample = coordinates() | {
+        "segment_map": tf.constant((columns // 10 == 5).astype(np.int32)),
+        "labels": tf.constant([3, 1]),
+    }
+    seeds = [tf.constant([0, seed]) for seed in range(60)]
+    both = [len(np.unique(random_crop(sample, s, size=(10, 10))["segment_map"])) == 2 for s in seeds]
+    cropped = [random_crop(sample, s, size=(10, 10), largest_class=0.75)["segment_map"].numpy() for s in seeds]
+    shares = [max(np.mean(one == 0), np.mean(one == 1)) for one in cropped]
+    # 5 of 51 places pass; ten draws find one of them with probability 1 - (46/51)^10 = 0.64.
+    assert np.mean(both) < 0.35 and 0.45 < np.mean(np.array(shares) < 0.75) < 0.85
+    void = sample | {"segment_map": tf.where(sample["segment_map"] == 1, 1, -1)}
+    assert random_crop(void, seeds[0], size=(10, 10), largest_class=0.9)["segment_map"].shape == (10, 10)
 
 
 @pytest.mark.parametrize("vertical", [False, True])

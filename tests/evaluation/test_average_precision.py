@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
+from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.evaluation.average_precision import SCORE_NAMES, coco_average_precision
-from kmaskformer.evaluation.files import encode_mask, instance_record
+from kmaskformer.evaluation.files import instance_record
 
 
 def square(left, size=40):

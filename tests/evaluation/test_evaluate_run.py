@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from kmaskformer.build import build_evaluators
 from kmaskformer.config import EvaluationConfig
+from kmaskformer.evaluation.callback import ScoresCallback
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
 from kmaskformer.evaluation.instance_evaluator import InstanceEvaluator
 from kmaskformer.evaluation.run import Evaluation, evaluate
@@ -228,3 +230,42 @@ def test_instances_need_things():
         evaluator.bind(DatasetInfo.numbered(2))
     with pytest.raises(ValueError, match=r"`max_instances` must be a positive integer. Received: max_instances=0"):
         InstanceEvaluator(max_instances=0)
+
+
+class KerasReadingModel(keras.Model):
+    """The reading model as one that Keras can fit and evaluate; nothing is learnt."""
+
+    num_classes = 3
+    dataset_info = INFO
+    padded_size = ReadingModel.padded_size
+
+    def __init__(self):
+        super().__init__()
+        self.reading = ReadingModel()
+
+    def call(self, inputs, training=None):
+        return self.reading(inputs)
+
+    def train_step(self, data):
+        return {"loss": tf.constant(0.0)}
+
+    test_step = train_step
+
+
+def test_scores_within_fit_and_evaluate(capsys):
+    expected = evaluate(ReadingModel(), dataset_of(), evaluators(), progress=False)
+    model = KerasReadingModel()
+    model.compile(optimizer="sgd", loss=None)
+    callback = ScoresCallback(dataset_of(), evaluators(), every_epochs=2)
+    data = tf.data.Dataset.from_tensors((tf.zeros((1, 1)), tf.zeros((1, 1))))
+    history = model.fit(data, validation_data=data, epochs=2, callbacks=[callback], verbose=0).history
+    assert history["val_panoptic/PQ"] == [pytest.approx(expected["panoptic/PQ"])]
+    assert not any(key.startswith("val_panoptic/PQ/") for key in history)
+    assert callback.scores == pytest.approx(expected, nan_ok=True)
+    capsys.readouterr()
+    callback.scores = {}
+    model.evaluate(data, callbacks=[callback], verbose=0)
+    assert callback.scores == pytest.approx(expected, nan_ok=True)
+    assert "semantic/mIoU" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"`every_epochs` must be a positive integer. Received: every_epochs=0"):
+        ScoresCallback([], evaluators(), every_epochs=0)

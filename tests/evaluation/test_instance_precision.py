@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
+from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.evaluation.average_precision import coco_average_precision
-from kmaskformer.evaluation.files import encode_mask
 from kmaskformer.evaluation.instance_files import own_average_precision
 from kmaskformer.evaluation.instance_precision import AveragePrecision, Instances
 from kmaskformer.evaluation.state import read_state, save_state
@@ -161,6 +161,7 @@ def test_a_file_that_is_no_state_is_named(tmp_path):
 
 def test_masks_of_several_sizes_are_an_error():
     content, results = random_files(np.random.default_rng(0), images=1)
+    content["images"] = [{"id": image["id"]} for image in content["images"]]
     results = [{**results[0], "segmentation": encode_mask(np.ones((4, 5 + 9 * i), bool))} for i in range(2)]
     with pytest.raises(ValueError, match="Masks of image 0 must have the size of the image; some differ"):
         own_average_precision(content, results)

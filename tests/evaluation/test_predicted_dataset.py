@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kmaskformer.data.run_lengths import decode_mask
 from kmaskformer.evaluation import score_files
-from kmaskformer.evaluation.files import decode_mask, read_instances
+from kmaskformer.evaluation.files import read_instances
 from kmaskformer.evaluation.prediction_files import PredictionFiles
 from kmaskformer.structures import VOID, DatasetInfo
 

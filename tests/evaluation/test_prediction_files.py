@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kmaskformer.data.images import read_label_map, read_panoptic_ids
+from kmaskformer.data.label_spaces import label_space
+from kmaskformer.data.run_lengths import decode_mask
 from kmaskformer.evaluation import files
-from kmaskformer.structures import DatasetInfo
+from kmaskformer.evaluation.prediction_files import PredictionFiles
+from kmaskformer.structures import VOID, DatasetInfo
 
 INFO = DatasetInfo("toy", ("person", "sky"), thing_ids=(0,), dataset_ids=(1, 187))
 
@@ -43,8 +48,6 @@ def test_categories_are_numbered_by_their_ids_and_told_apart():
 
 @pytest.mark.parametrize(("highest", "dtype"), [(255, np.uint8), (846, np.uint16)])
 def test_label_maps(tmp_path, highest, dtype):
-    from PIL import Image
-
     labels = np.array([[0, highest], [3, 4]])
     files.write_label_map(tmp_path / "new" / "a.png", labels)
     np.testing.assert_array_equal(read_label_map(tmp_path / "new" / "a.png"), labels)
@@ -56,36 +59,12 @@ def test_label_maps_with_dataset_ids(tmp_path):
     assert read_label_map(tmp_path / "a.png").tolist() == [[1, 187]]
 
 
-def masks(rng):
-    blob = np.zeros((40, 50), bool)
-    blob[3:30, 5:45] = True
-    blob[10:12, :] = False
-    yield from (blob, ~blob, rng.random((13, 17)) < 0.5, np.zeros((4, 5), bool), np.ones((4, 5), bool))
-    yield np.arange(70000).reshape(100, 700) == 69999
-
-
-def test_mask_run_lengths(rng):
-    for mask in masks(rng):
-        encoded = files.encode_mask(mask)
-        np.testing.assert_array_equal(files.decode_mask(encoded), mask)
-    assert files.encode_mask(np.array([[0, 1], [0, 1]])) == {"size": [2, 2], "counts": "22"}
-    plain = {"size": [2, 3], "counts": [1, 2, 3]}
-    assert files.decode_mask(plain).astype(int).tolist() == [[0, 1, 0], [1, 0, 0]]
-
-
-def test_mask_run_lengths_are_those_of_pycocotools(rng):
-    tools = pytest.importorskip("pycocotools.mask")
-    for mask in masks(rng):
-        expected = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
-        assert files.encode_mask(mask) == {"size": list(expected["size"]), "counts": expected["counts"].decode()}
-
-
 def test_instances_round_trip(tmp_path):
     record = files.instance_record("000000000139", 18, np.float32(0.5), np.eye(3, dtype=bool))
     files.write_instances(tmp_path / "results.json", [record])
     (read,) = files.read_instances(tmp_path / "results.json")
     assert (read["image_id"], read["category_id"], read["score"]) == (139, 18, 0.5)
-    np.testing.assert_array_equal(files.decode_mask(read["segmentation"]), np.eye(3))
+    np.testing.assert_array_equal(decode_mask(read["segmentation"]), np.eye(3))
 
 
 SCORES = {"panoptic/PQ": 0.5, "panoptic/PQ/person": float("nan"), "panoptic/TP/person": 12.0, "semantic/mIoU": np.nan}
@@ -101,8 +80,8 @@ def test_metrics_as_json_and_csv(tmp_path):
 
 def test_summary_and_table():
     assert list(files.summarize(SCORES)) == ["panoptic/PQ", "semantic/mIoU"]
-    assert files.format_scores(SCORES).splitlines() == ["panoptic/PQ      0.5000", "semantic/mIoU         -"]
-    assert files.format_scores({"evaluation/images": 12.0}).endswith("12")
+    assert files.format_scores(SCORES).splitlines() == ["panoptic/PQ    0.5000", "semantic/mIoU       -"]
+    assert files.format_scores({"evaluation/images": 12.0}) == "evaluation/images      12"
 
 
 def write(path, content):
@@ -141,3 +120,13 @@ def write(path, content):
 def test_errors(tmp_path, action, error, message):
     with pytest.raises(error, match=message):
         action(tmp_path)
+
+
+@pytest.mark.parametrize(("space", "ids"), [("ade20k_150", [1, 150, 255]), ("cityscapes_19", [7, 33, 255])])
+def test_label_pngs_hold_the_ids_that_the_servers_of_the_benchmarks_take(tmp_path, space, ids):
+    info = label_space(space)
+    writer = PredictionFiles(tmp_path, "semantic", info)
+    class_map = np.array([[0, info.num_classes - 1, VOID]], np.int32)
+    writer.add("image", types.SimpleNamespace(segmentation=class_map))
+    stored = Image.open(writer.save() / "image.png")
+    assert stored.mode == "L" and np.asarray(stored).tolist() == [ids]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kmaskformer.inference.semantic import semantic_inference, semantic_map
-from kmaskformer.inference.strips import semantic_map_in_strips, strip_height
+from kmaskformer.inference.restore import restore_pixel_logits
+from kmaskformer.inference.semantic import pixel_map, semantic_inference, semantic_map
+from kmaskformer.inference.strips import mean_semantic_map, pixel_view, semantic_map_in_strips, strip_height
 
 PADDED = (32, 48)
 
@@ -24,6 +25,16 @@ def test_strips_equal_the_whole(rng, before_inference, strip_bytes, image, outpu
     np.testing.assert_allclose(ops.convert_to_numpy(maps[1]), ops.convert_to_numpy(expected[1]), atol=1e-6)
     differ = ops.convert_to_numpy(maps[0]) != ops.convert_to_numpy(expected[0])
     assert differ.mean() < 0.002  # equal scores of two classes, to rounding
+
+
+@pytest.mark.parametrize("strip_bytes", [1, 5_000, 2**30])
+@pytest.mark.parametrize(("image", "output"), [((30, 41), (45, 70)), ((32, 48), (11, 17))])
+def test_strips_of_a_per_pixel_model_equal_the_whole(rng, strip_bytes, image, output):
+    logits = rng.normal(size=(1, 8, 12, 5)).astype(np.float32) * 3
+    expected = pixel_map(restore_pixel_logits(logits, image, output))
+    maps = mean_semantic_map([pixel_view(logits, image)], output, strip_bytes=strip_bytes)
+    np.testing.assert_allclose(ops.convert_to_numpy(maps[1]), ops.convert_to_numpy(expected[1]), atol=1e-6)
+    np.testing.assert_array_equal(ops.convert_to_numpy(maps[0]), ops.convert_to_numpy(expected[0]))
 
 
 def test_sizes_may_be_tensors_of_a_graph(rng):

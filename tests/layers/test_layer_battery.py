@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import kmaskformer
 from kmaskformer.backbones.adapters import KerasModelBackbone
+from kmaskformer.backbones.coordinates import CoordinateBackbone
 from kmaskformer.backbones.resnet import ResidualBlock, ResNet, ResNetStage, ResNetStem
 from kmaskformer.backbones.swin import PatchEmbedding, PatchMerging, SwinStage, SwinTransformer
 from kmaskformer.layers.attention import MultiHeadAttention
@@ -116,7 +117,8 @@ TABLE = (
     ),
     Row(ImagePreprocessing, {}, (IMAGE,)),
 )
-ELSEWHERE = {KerasModelBackbone}  # wraps a model of another library; tested in backbones/test_adapters.py
+# These wrap other models; their tests are in backbones.
+ELSEWHERE = {KerasModelBackbone, CoordinateBackbone}
 
 every_layer = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.cls.__name__)
 

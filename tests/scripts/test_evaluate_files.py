@@ -8,8 +8,9 @@ import json
 import numpy as np
 import pytest
 
+from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.evaluation import score_files
-from kmaskformer.evaluation.files import PanopticWriter, encode_mask, instance_record, write_instances, write_label_map
+from kmaskformer.evaluation.files import PanopticWriter, instance_record, write_instances, write_label_map
 from kmaskformer.structures import DatasetInfo
 
 INFO = DatasetInfo("toy", ("person", "sky"), thing_ids=(0,), dataset_ids=(1, 187))
@@ -50,7 +51,7 @@ def test_panoptic(script, tmp_path, panoptic, capsys):
     # Of each class one segment is found, one missed and one invented.
     assert scores["panoptic/PQ"] == scores["panoptic/PQ_things"] == scores["panoptic/PQ/sky"] == 0.5
     assert scores["panoptic/SQ"] == 1.0 and scores["panoptic/FN/person"] == 1
-    assert "panoptic/PQ           0.5000" in capsys.readouterr().out
+    assert "panoptic/PQ         0.5000" in capsys.readouterr().out
 
 
 def test_an_option_without_effect_is_said(script, tmp_path, panoptic, capsys):
@@ -120,11 +121,13 @@ def test_panoptic_files_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match=r"one.json: every image .* Missing: 1 of 2, first image_id 1"):
         score_files.score_panoptic_files(truth, one)
     small = write_panoptic(tmp_path / "small.json", TRUTH, TRUTH[:1])
-    with pytest.raises(ValueError, match=r"image 1: Prediction and truth must have the same size"):
+    with pytest.raises(ValueError, match=r"image 1: .*small/1.png against .*truth/1.png: .* must have the same size"):
         score_files.score_panoptic_files(truth, small)
     unlisted = write_panoptic(tmp_path / "unlisted.json", TRUTH, TRUTH, segments=SEGMENTS[:1])
     with pytest.raises(ValueError, match=r"image 0: .* table lacks: \[2\]"):
         score_files.score_panoptic_files(truth, unlisted)
+    with pytest.raises(ValueError, match=r"image 0: .* table lacks: \[2\]"):
+        score_files.score_semantic_from_panoptic(truth, unlisted)
     with pytest.raises(ValueError, match="truth must have at least one annotation"):
         score_files.score_panoptic_files(write_panoptic(tmp_path / "none.json"), truth)
 
@@ -146,10 +149,117 @@ def test_label_folders_that_do_not_fit(tmp_path):
     with pytest.raises(FileNotFoundError, match="truth: no such folder of label PNGs"):
         score_files.score_semantic_folders(truth, tmp_path, 2)
     truth.mkdir()
-    with pytest.raises(FileNotFoundError, match=r"a folder without any .png"):
+    with pytest.raises(FileNotFoundError, match=r"expected label PNGs. Received: a folder without any"):
         score_files.score_semantic_folders(truth, tmp_path, 2)
     write_label_map(truth / "x.png", np.array([[0, 7]]))
     with pytest.raises(FileNotFoundError, match=r"needs a prediction of the same name. Missing: 1 of 1, first x.png"):
         score_files.score_semantic_folders(truth, tmp_path, 2)
     with pytest.raises(ValueError, match=r"x.png against .*x.png: Truth must hold class ids 0..1 .*\[7\]"):
         score_files.score_semantic_folders(truth, truth, 2)
+
+
+def changed(path, destination, change):
+    """A copy of a JSON after `change` of its content; its PNGs stay where they are."""
+    content = json.loads(path.read_text())
+    change(content)
+    destination.write_text(json.dumps(content))
+    return destination
+
+
+def test_panoptic_annotations_that_are_no_annotations(tmp_path):
+    truth, folder = write_panoptic(tmp_path / "truth.json", TRUTH), tmp_path / "truth"
+
+    def refused(change, message):
+        path = changed(tmp_path / "truth.json", tmp_path / "wrong.json", change)
+        with pytest.raises(ValueError, match=rf"wrong.json: {message}"):
+            score_files.score_panoptic_files(truth, path, predictions_folder=folder)
+
+    refused(lambda c: c["annotations"].append(c["annotations"][0]), "each image needs one annotation.*several of .* 0")
+    refused(lambda c: c["annotations"][0]["segments_info"][0].pop("id"), "each segment needs whole numbers `id`")
+    refused(lambda c: c["annotations"].append("x"), "each panoptic annotation needs .*Received keys: str")
+
+
+def test_a_json_that_names_the_photographs_finds_their_pngs(tmp_path):
+    truth = write_panoptic(tmp_path / "truth.json", TRUTH)
+    named = changed(
+        tmp_path / "truth.json", tmp_path / "jpg.json", lambda c: c["annotations"][0].update(file_name="0.jpg")
+    )
+    assert score_files.score_panoptic_files(truth, named, predictions_folder=tmp_path / "truth")["panoptic/PQ"] == 1.0
+    lost = changed(
+        tmp_path / "truth.json", tmp_path / "lost.json", lambda c: c["annotations"][0].update(file_name="7.png")
+    )
+    with pytest.raises(FileNotFoundError, match=r"truth/7.png: no such panoptic PNG file"):
+        score_files.score_panoptic_files(truth, lost, predictions_folder=tmp_path / "truth")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_panoptic_pngs_with_alpha_or_a_palette(tmp_path, mode):
+    from PIL import Image
+
+    truth = write_panoptic(tmp_path / "truth.json", TRUTH)
+    predictions = write_panoptic(tmp_path / "predictions.json", TRUTH)
+    path = tmp_path / "predictions" / "0.png"
+    image = Image.open(path)
+    image = image.convert("RGBA") if mode == "RGBA" else image.quantize(4, dither=Image.Dither.NONE)
+    image.save(path)
+    assert Image.open(path).mode == mode
+    assert score_files.score_panoptic_files(truth, predictions)["panoptic/PQ"] == 1.0
+
+
+def test_nothing_true_and_nothing_predicted(tmp_path):
+    void = np.zeros((2, 4), np.int32)
+    full = write_panoptic(tmp_path / "full.json", TRUTH)
+    empty = write_panoptic(tmp_path / "empty.json", void, segments=[])
+    missed = score_files.score_panoptic_files(full, empty)
+    assert missed["panoptic/PQ"] == missed["panoptic/PQ_stuff"] == 0.0 and missed["panoptic/FN/sky"] == 1
+    assert score_files.score_semantic_from_panoptic(full, empty)["semantic/mIoU"] == 0.0
+    free = score_files.score_panoptic_files(empty, full)
+    # All that is predicted lies on void, which is no fault: nothing counts, and nothing is defined.
+    assert np.isnan(free["panoptic/PQ"]) and free["panoptic/FP/sky"] == 0
+    assert np.isnan(score_files.score_semantic_from_panoptic(empty, full)["semantic/mIoU"])
+
+
+def test_label_maps_are_found_whatever_their_ending(script, tmp_path, capsys):
+    from PIL import Image
+
+    labels = np.array([[0, 1, 255, 1]], np.uint8)
+    for folder, name in (("truth", "a/x.PNG"), ("predictions", "a/x.tif"), ("predictions", "a/y.png")):
+        (tmp_path / folder / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels).save(tmp_path / folder / name)
+    folders = ["--truth", str(tmp_path / "truth"), "--predictions", str(tmp_path / "predictions"), "--classes", "2"]
+    assert run(script, tmp_path, "semantic", *folders)["semantic/mIoU"] == 1.0
+    assert "1 label maps of other images than the truth's are ignored" in capsys.readouterr().err
+    Image.fromarray(labels).save(tmp_path / "predictions" / "a" / "x.bmp")
+    assert run(script, tmp_path, "semantic", *folders) == 1
+    assert "needs one prediction" in capsys.readouterr().err
+
+
+def test_label_maps_of_every_kind_of_png(script, tmp_path, capsys):
+    from PIL import Image
+
+    labels = np.array([[0, 1, 255, 2]], np.uint8)
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "predictions").mkdir()
+    Image.fromarray(labels).save(tmp_path / "truth" / "x.png")
+    folders = ["--truth", str(tmp_path / "truth"), "--predictions", str(tmp_path / "predictions"), "--classes", "3"]
+    palette = Image.fromarray(labels)
+    palette.putpalette([7, 7, 7, 9, 9, 9, 11, 11, 11])
+    grey = np.repeat(labels[..., None], 4, axis=-1)
+    grey[..., 3] = 255
+    kinds = (palette, Image.fromarray(labels.astype(np.uint16)), Image.fromarray(grey), Image.fromarray(grey[..., :3]))
+    for image in kinds:
+        image.save(tmp_path / "predictions" / "x.png")
+        assert run(script, tmp_path, "semantic", *folders)["semantic/mIoU"] == 1.0, image.mode
+    grey[0, 1, 0] = 200
+    Image.fromarray(grey).save(tmp_path / "predictions" / "x.png")
+    assert run(script, tmp_path, "semantic", *folders) == 1
+    assert "x.png: a label map must have one channel" in capsys.readouterr().err
+    Image.fromarray(labels[:, :2]).save(tmp_path / "predictions" / "x.png")
+    assert run(script, tmp_path, "semantic", *folders) == 1
+    assert "predictions/x.png against " in capsys.readouterr().err
+
+
+def test_a_wrong_output_is_refused_before_anything_is_read(script, capsys):
+    with pytest.raises(SystemExit):
+        script.main(["panoptic", "--truth", "a", "--predictions", "b", "--output", "scores.txt"])
+    assert "--output must end in .json or .csv: scores.txt" in capsys.readouterr().err

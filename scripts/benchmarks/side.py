@@ -1,6 +1,6 @@
 """One side of a comparison: a process that takes commands as JSON lines and answers in JSON lines.
 
-`python benchmark_side.py ours|jax|reference`. The reference side runs in an environment with PyTorch and transformers
+`python side.py ours|jax|reference`. The reference side runs in an environment with PyTorch and transformers
 and imports nothing of this package; `jax` is ours on the JAX backend. The last two use a GPU where there is one.
 Commands: `prepare` (a workload), `run` (seconds of one step), `memory` (bytes).
 """

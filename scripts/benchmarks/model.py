@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark_machine import copy_rate, matrix_rate
 
-SIDE_SCRIPT = Path(__file__).with_name("benchmark_side.py")
+from benchmarks.machine import copy_rate, matrix_rate
+
+SIDE_SCRIPT = Path(__file__).with_name("side.py")
 SIZES = ("512x512", "800x1216")
 AXES = {
     "pixels": {"size": [[256, 256], [384, 384], [512, 512], [768, 768]]},
@@ -49,7 +50,7 @@ class Side:
         self._process.wait()
 
 
-def add_model_commands(commands: argparse._SubParsersAction) -> None:
+def add_command(commands: argparse._SubParsersAction) -> None:
     for kind in ("train", "inference"):
         parser = commands.add_parser(kind, help=f"{kind} against Hugging Face's model on PyTorch")
         _add_options(parser)

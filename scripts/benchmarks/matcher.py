@@ -12,7 +12,7 @@ LAYERS, IMAGES, QUERIES = 6, 16, 100
 TARGETS = (10, 20, 60)
 
 
-def add_matcher_command(commands: argparse._SubParsersAction) -> None:
+def add_command(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("matcher", help="assignment of all layers and images against SciPy")
     parser.add_argument("--repeats", type=int, default=9)
     parser.set_defaults(run=benchmark_matcher)

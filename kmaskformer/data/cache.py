@@ -1,0 +1,91 @@
+"""Decoded samples, kept in memory or in a folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kmaskformer.structures import DatasetInfo, Sample
+
+_ARRAYS = ("image", "segment_map", "labels", "is_crowd", "image_id", "membership")
+
+
+class MemoryCache:
+    """A reader that reads each sample once; all of them stay in memory, 7 bytes a pixel."""
+
+    def __init__(self, reader: Any) -> None:
+        self.info: DatasetInfo = reader.info
+        self.has_overlaps = getattr(reader, "has_overlaps", False)
+        self._reader = reader
+        self._samples: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index not in self._samples:
+            self._samples[index] = self._reader[index]
+        return self._samples[index]
+
+
+class DiskCache:
+    """A reader that writes each sample, decoded, to a folder, and takes it from there the next time.
+
+    A sample is read anew where the label space or, if the reader names its files (`reader.files(index)`), one of them
+    has changed since. Where the reader does not, empty the folder after a change. Several processes may share it.
+
+    Args:
+        reader: The dataset.
+        folder: The folder; created.
+    """
+
+    def __init__(self, reader: Any, folder: str | Path) -> None:
+        self.info: DatasetInfo = reader.info
+        self.has_overlaps = getattr(reader, "has_overlaps", False)
+        self._reader = reader
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def __getitem__(self, index: int) -> Sample:
+        path, fingerprint = self._folder / f"{index}.sample", self._fingerprint(index)
+        sample = _read(path, fingerprint)
+        if sample is None:
+            sample = self._reader[index]
+            _write(path, fingerprint, sample)
+        return sample
+
+    def _fingerprint(self, index: int) -> str:
+        """What the sample depends on."""
+        files = self._reader.files(index) if hasattr(self._reader, "files") else ()
+        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+        return repr((type(self._reader).__name__, len(self._reader), index, self.info, states))
+
+
+def _read(path: Path, fingerprint: str) -> Sample | None:
+    """The sample, or None where there is none, it is of another state of the data, or its file was cut off."""
+    try:
+        with path.open("rb") as file:
+            if str(np.load(file)) != fingerprint:
+                return None
+            keys = str(np.load(file)).split()
+            sample: Any = {key: np.load(file) for key in keys}
+    except (OSError, ValueError, EOFError):
+        return None
+    sample["image_id"] = str(sample["image_id"])
+    return sample
+
+
+def _write(path: Path, fingerprint: str, sample: Sample) -> None:
+    """Under another name first, so that no other process finds half of it."""
+    keys = [key for key in _ARRAYS if key in sample]
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        for value in (fingerprint, " ".join(keys), *(sample[key] for key in keys)):
+            np.save(file, np.asarray(value))
+    os.replace(file.name, path)

@@ -1,0 +1,52 @@
+"""What the readers of COCO's JSON files share."""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def load(path: Path) -> Any:
+    """The content of an annotation file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such annotation file. Check `root` and `annotations`.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON ({error}).") from error
+
+
+def require_fields(path: Path, kind: str, rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> None:
+    """Refuses a file in which a record lacks one of `fields`; `kind` is its plural in the message."""
+    for number, row in enumerate(rows):
+        missing = [field for field in fields if field not in row] if isinstance(row, Mapping) else list(fields)
+        if missing:
+            raise ValueError(
+                f"{path}: all {kind} must have {', '.join(fields)}. Received: number {number} without "
+                f"{', '.join(missing)}: {str(row)[:200]}. Complete the file."
+            )
+
+
+def refuse_repeated(path: Path, kind: str, values: Sequence[Any]) -> None:
+    """Refuses a file in which a value that must be unique occurs again."""
+    repeated = [value for value, count in collections.Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{path}: {kind} must occur once. Received more than once: {repeated[:10]}.")
+
+
+def require_files(path: Path, kind: str, files: Iterable[Path]) -> None:
+    """Refuses an annotation file that names files which do not exist."""
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{path} names {len(missing)} {kind} file(s) that do not exist, first: {missing[0]}. "
+            "Add the files or correct the folder."
+        )

@@ -1,0 +1,127 @@
+"""Reader of examples that a Python program holds or makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kmaskformer.data import images
+from kmaskformer.data.label_maps import segments_of_classes
+from kmaskformer.structures import VOID, DatasetInfo, Sample
+
+_TRUTHS = ("label_map", "segment_map", "masks")
+
+
+class Examples:
+    """Examples from plain Python: dicts with an `image` and its truth in one of three forms.
+
+    - `label_map`: `(height, width)` ids of classes, as a semantic PNG holds them; or the path of such a file;
+    - `segment_map` `(height, width)`, row of the table or -1, with `labels` `(segments,)`, contiguous class ids;
+    - `masks` `(segments, height, width)`, anything but 0 is inside, with `labels`; where masks overlap, the smallest
+      one has the pixel.
+
+    `image` is `(height, width, 3)` or `(height, width)` uint8, a PIL image, or a path. `is_crowd` `(segments,)` and
+    `image_id` may be added. A pair `(image, label_map)` stands for the first form.
+
+    Args:
+        examples: A sequence, whose items are read when needed, or another iterable, which is kept in memory.
+        info: The label space.
+
+    Example:
+        >>> examples = [{"image": np.zeros((4, 6, 3), np.uint8), "label_map": np.zeros((4, 6), np.uint8)}]
+        >>> len(Examples(examples, DatasetInfo("toy", ("soil", "crop"))))
+        1
+    """
+
+    def __init__(self, examples: Iterable[Any], info: DatasetInfo) -> None:
+        self.info = info
+        self._examples: Sequence[Any] = examples if hasattr(examples, "__getitem__") else list(examples)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Sample:
+        example = self._examples[index]
+        where = f"example {index}"
+        if isinstance(example, tuple | list) and len(example) == 2:
+            example = {"image": example[0], "label_map": example[1]}
+        given = [key for key in _TRUTHS if isinstance(example, Mapping) and key in example]
+        if len(given) != 1 or "image" not in example:
+            received = sorted(map(str, example)) if isinstance(example, Mapping) else type(example).__name__
+            raise ValueError(
+                f"{where}: must have `image` and one of {', '.join(_TRUTHS)}, or be a pair (image, label_map). "
+                f"Received: {received}."
+            )
+        image = _image(example["image"], where)
+        segment_map, labels = self._truth(example, given[0], where)
+        if segment_map.shape != image.shape[:2]:
+            raise ValueError(
+                f"{where}: image and `{given[0]}` must have the same height and width. "
+                f"Received: {image.shape[:2]} and {segment_map.shape}."
+            )
+        is_crowd = np.asarray(example.get("is_crowd", np.zeros(len(labels))), bool)
+        if is_crowd.shape != labels.shape:
+            raise ValueError(f"{where}: `is_crowd` must have one entry per segment. Received: {is_crowd.shape}.")
+        image_id = str(example.get("image_id", index))
+        return Sample(image=image, segment_map=segment_map, labels=labels, is_crowd=is_crowd, image_id=image_id)
+
+    def _truth(self, example: Mapping[str, Any], kind: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+        if kind == "label_map":
+            return segments_of_classes(_whole_numbers(example[kind], where, kind), self.info, where)
+        labels = np.asarray(example.get("labels", ()))
+        labels = _whole_numbers(labels, where, "labels") if labels.size else np.zeros(0, np.int32)
+        outside = labels[(labels < 0) | (labels >= self.info.num_classes)]
+        if outside.size:
+            raise ValueError(
+                f"{where}: `labels` must be contiguous class ids 0..{self.info.num_classes - 1}. "
+                f"Received: {np.unique(outside)[:10].tolist()}."
+            )
+        segment_map = _from_masks(example[kind], where) if kind == "masks" else example[kind]
+        segment_map = _whole_numbers(segment_map, where, kind)
+        num_masks = len(example[kind]) if kind == "masks" else len(labels)
+        if num_masks != len(labels) or segment_map.min(initial=0) < VOID or segment_map.max(initial=VOID) >= num_masks:
+            raise ValueError(
+                f"{where}: `labels` must have one entry for each segment of `{kind}`, whose pixels hold rows of "
+                f"`labels` or {VOID}. Received: {len(labels)} labels, {num_masks} segments, rows "
+                f"{segment_map.min(initial=0)}..{segment_map.max(initial=VOID)}."
+            )
+        return segment_map, labels
+
+
+def _image(image: Any, where: str) -> np.ndarray:
+    if isinstance(image, images.ImageSource):
+        return images.read_image(image)
+    pixels = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    pixels = np.repeat(pixels[..., None], 3, axis=-1) if pixels.ndim == 2 else pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise ValueError(
+            f"{where}: `image` must be (height, width, 3) or (height, width) uint8, a PIL image or a path. "
+            f"Received: an array of {pixels.dtype} and shape {pixels.shape}."
+        )
+    return pixels
+
+
+def _whole_numbers(values: Any, where: str, kind: str) -> np.ndarray:
+    """As int32; a path is read as a label map."""
+    if isinstance(values, images.ImageSource):
+        return images.read_label_map(values)
+    numbers = np.asarray(values)
+    if numbers.dtype.kind not in "biu":
+        raise ValueError(
+            f"{where}: `{kind}` must hold whole numbers. Received: an array of {numbers.dtype}. "
+            "Round and convert it to int32 if its values are ids."
+        )
+    return numbers.astype(np.int32)
+
+
+def _from_masks(masks: Any, where: str) -> np.ndarray:
+    masks = np.asarray(masks)
+    if masks.ndim != 3:
+        raise ValueError(f"{where}: `masks` must be (segments, height, width). Received: shape {masks.shape}.")
+    segment_map = np.full(masks.shape[1:], VOID, np.int32)
+    areas = np.count_nonzero(masks, axis=(1, 2))
+    for row in np.argsort(-areas, kind="stable"):
+        segment_map[masks[row] != 0] = row
+    return segment_map

@@ -1,0 +1,55 @@
+"""A part of a dataset, and a dataset in two parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kmaskformer.structures import DatasetInfo, Sample
+
+
+class Subset:
+    """Some samples of a reader, in the order of `indices`."""
+
+    def __init__(self, reader: Any, indices: Sequence[int]) -> None:
+        self.info: DatasetInfo = reader.info
+        self.has_overlaps = getattr(reader, "has_overlaps", False)
+        self._reader = reader
+        self._indices = [int(index) for index in indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._reader[self._indices[index]]
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files of a sample, if the reader tells."""
+        return self._reader.files(self._indices[index]) if hasattr(self._reader, "files") else ()
+
+
+def split(reader: Any, fraction: float = 0.2, seed: int = 0) -> tuple[Subset, Subset]:
+    """Parts a dataset at random into one to train with and one to validate with.
+
+    Args:
+        reader: The dataset.
+        fraction: Share of the samples in the second part, above 0 and below 1; each part has one at least.
+        seed: The same seed gives the same parts.
+
+    Returns:
+        The larger or first part and the part of `fraction`, each in the reader's order.
+
+    Raises:
+        ValueError: If there are fewer than two samples, or `fraction` is out of range.
+    """
+    if not 0 < fraction < 1 or len(reader) < 2:
+        raise ValueError(
+            "`split` needs two samples or more, and a `fraction` above 0 and below 1. "
+            f"Received: {len(reader)} samples, fraction={fraction}."
+        )
+    order = np.random.default_rng(seed).permutation(len(reader))
+    count = min(max(round(len(reader) * fraction), 1), len(reader) - 1)
+    return Subset(reader, np.sort(order[count:])), Subset(reader, np.sort(order[:count]))

@@ -1,0 +1,69 @@
+"""Which predicted label map belongs to which true one, in two folders."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+"""Endings, in any case, of files that can hold label maps: formats without loss."""
+
+
+class LabelPair(NamedTuple):
+    """Files of the predicted and the true label map of one image."""
+
+    predicted: Path
+    true: Path
+
+
+def pair_label_maps(truth: Path, predictions: Path) -> list[LabelPair]:
+    """The label maps of a folder, each with its prediction.
+
+    A prediction has the same path within its folder, or the same but for the ending (`a/x.png` and `a/x.tif`).
+
+    Args:
+        truth: Folder of label maps; subfolders count.
+        predictions: Folder of predicted label maps; those of other images are ignored, with a warning.
+
+    Raises:
+        FileNotFoundError: If a folder is missing, the truth holds no label map, or predictions lack one.
+        ValueError: If several predictions could belong to one label map.
+    """
+    true_paths, predicted_paths = _label_maps(truth), _label_maps(predictions)
+    if not true_paths:
+        raise FileNotFoundError(f"{truth}: expected label PNGs. Received: a folder without any")
+    by_stem = defaultdict(list)
+    for path in predicted_paths:
+        by_stem[path.with_suffix("")].append(path)
+    found = {path: _choose(path, by_stem[path.with_suffix("")], truth, predictions) for path in true_paths}
+    missing = [path for path, choice in found.items() if choice is None]
+    if missing:
+        raise FileNotFoundError(
+            f"{predictions}: every label map of {truth} needs a prediction of the same name. "
+            f"Missing: {len(missing)} of {len(found)}, first {missing[0]}"
+        )
+    unused = len(predicted_paths) - len(found)
+    if unused:
+        warnings.warn(f"{predictions}: {unused} label maps of other images than the truth's are ignored", stacklevel=2)
+    return [LabelPair(predictions / choice, truth / path) for path, choice in found.items()]
+
+
+def _choose(path: Path, candidates: list[Path], truth: Path, predictions: Path) -> Path | None:
+    if path in candidates:
+        return path
+    if len(candidates) > 1:
+        names = ", ".join(map(str, candidates))
+        raise ValueError(
+            f"{truth / path}: needs one prediction in {predictions}. Received: {names}; remove all but one"
+        )
+    return candidates[0] if candidates else None
+
+
+def _label_maps(folder: Path) -> list[Path]:
+    """Paths relative to the folder, in order."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of label PNGs")
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path.relative_to(folder) for path in paths)

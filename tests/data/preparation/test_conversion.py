@@ -1,0 +1,60 @@
+"""Conversions go on after an interruption and name what fails."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from kmaskformer.data.preparation.conversion import Task, provide, run_tasks, written_whole
+
+
+def task_of(path, calls, error=None):
+    def run():
+        calls.append(path.name)
+        if error:
+            raise error
+        path.write_text("done")
+
+    return Task(path.name, (path,), run)
+
+
+def test_what_is_there_is_not_done_again(tmp_path):
+    calls = []
+    paths = [tmp_path / "inner" / name for name in "abc"]
+    paths[1].parent.mkdir()
+    paths[1].write_text("there")
+    assert run_tasks([task_of(path, calls) for path in paths], workers=2) == []
+    assert sorted(calls) == ["a", "c"] and paths[1].read_text() == "there"
+    assert run_tasks([task_of(path, calls) for path in paths]) == [] and len(calls) == 2
+
+
+def test_failures_are_named_and_stop_nothing(tmp_path):
+    calls = []
+    tasks = [task_of(tmp_path / "a", calls, OSError("disk")), task_of(tmp_path / "b", calls)]
+    (failure,) = run_tasks(tasks, workers=1)
+    assert (failure.name, failure.reason) == ("a", "OSError: disk") and calls == ["a", "b"]
+
+
+def test_an_interrupted_file_is_not_there(tmp_path):
+    with pytest.raises(KeyboardInterrupt), written_whole(tmp_path / "a.png") as path:
+        path.write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with written_whole(tmp_path / "a.png") as path:
+        path.write_text("whole")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.png", "whole")]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_files_are_linked_or_copied(tmp_path, monkeypatch, links):
+    def no_link(*paths):
+        raise OSError("another file system")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    (tmp_path / "a").write_text("text")
+    provide(tmp_path / "a", tmp_path / "b")
+    provide(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "text"
+    assert (tmp_path / "a").samefile(tmp_path / "b") == links

@@ -1,0 +1,173 @@
+"""Your own data: folders, lists, dicts of examples, parts of a dataset."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import kmaskformer as kmf
+from kmaskformer.data.sources import examples_from
+
+
+def write(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values, np.uint8)).save(path)
+
+
+def write_pair(folder, image, mask, values=((0, 1, 1), (0, 0, 255))):
+    write(folder / image, np.full((2, 3, 3), 80))
+    write(folder / mask, values)
+
+
+def test_two_folders(tmp_path):
+    for name in ("b", "a"):
+        write_pair(tmp_path, f"images/{name}.jpg", f"masks/{name}.png")
+    reader = kmf.data.from_folders(tmp_path / "images", tmp_path / "masks", classes=["soil", "crop"])
+    assert [reader[index]["image_id"] for index in range(len(reader))] == ["a", "b"]
+    assert reader.info.class_names == ("soil", "crop")
+    np.testing.assert_array_equal(reader[0]["segment_map"], [[0, 1, 1], [0, 0, -1]])
+    np.testing.assert_array_equal(reader[0]["labels"], [0, 1])
+    assert [path.name for path in reader.files(1)] == ["b.jpg", "b.png"]
+
+
+def test_inner_folders_and_names_with_an_addition(tmp_path):
+    """Same inner folders, the same text after every name; `1` is not taken for the beginning of `10`."""
+    for name in ("x/1", "x/10", "y/1"):
+        write_pair(tmp_path, f"images/{name}.JPEG", f"masks/{name}_mask.png", np.full((2, 3), len(name)))
+    reader = kmf.data.from_folders("images", "masks", classes=[str(i) for i in range(5)], root=tmp_path)
+    assert [reader[index]["image_id"] for index in range(3)] == [f"images/{n}.JPEG" for n in ("x/1", "x/10", "y/1")]
+    assert [reader[index]["labels"].tolist() for index in range(3)] == [[3], [4], [3]]
+
+
+def test_a_pattern_with_a_folder_of_masks(tmp_path):
+    write_pair(tmp_path, "data/train/a_left.png", "labels/a_left.png")
+    reader = kmf.data.from_folders("data/train/*_left.png", "labels", ["soil", "crop"], root=tmp_path)
+    assert reader[0]["labels"].tolist() == [0, 1]
+
+
+def test_ids_of_one_class_and_255(tmp_path):
+    write_pair(tmp_path, "i/a.png", "m/a.png", [[0, 255, 255], [0, 0, 255]])
+    with_dict = kmf.data.from_folders(tmp_path / "i", tmp_path / "m", classes={0: "wall", 255: "crack"})
+    np.testing.assert_array_equal(with_dict[0]["segment_map"], [[0, 1, 1], [0, 0, 1]])
+    assert with_dict.info.dataset_ids == (0, 255)
+
+
+def test_published_label_spaces_by_name(tmp_path):
+    write_pair(tmp_path, "i/a.png", "m/a.png", [[0, 1, 150], [0, 0, 1]])
+    reader = kmf.data.from_folders(tmp_path / "i", tmp_path / "m", classes="ade20k_150")
+    np.testing.assert_array_equal(reader[0]["segment_map"], [[-1, 0, 1], [-1, -1, 0]])
+    assert reader.info.name == "ade20k_150" and reader[0]["labels"].tolist() == [0, 149]
+
+
+def test_instances(tmp_path):
+    write_pair(tmp_path, "i/a.png", "m/a.png", [[0, 7, 7], [9, 9, 0]])
+    classes = ["ground", "cell"]
+    reader = kmf.data.from_folders(tmp_path / "i", tmp_path / "m", classes=classes, instances=True, background="ground")
+    sample = reader[0]
+    assert reader.info.thing_ids == (1,) and sample["labels"].tolist() == [0, 1, 1]
+    np.testing.assert_array_equal(sample["segment_map"], [[0, 1, 1], [2, 2, 0]])
+
+
+def test_a_missing_mask(tmp_path):
+    write_pair(tmp_path, "i/a.png", "m/a.png")
+    write(tmp_path / "i/b.png", np.zeros((2, 3, 3)))
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 images have no label map, first: .*b\.png"):
+        kmf.data.from_folders(tmp_path / "i", tmp_path / "m", classes=["soil", "crop"])
+    reader = kmf.data.from_folders(tmp_path / "i", tmp_path / "m", classes=["soil", "crop"], on_error="skip")
+    assert len(reader) == 2 and reader[0]["labels"].tolist() == [0, 1]
+    with pytest.raises(FileNotFoundError, match=r"b\.png: no such label map file"):
+        reader[1]
+    with pytest.raises(ValueError, match="on_error='ignore'"):
+        kmf.data.from_folders(tmp_path / "i", tmp_path / "m", classes=["soil"], on_error="ignore")
+
+
+def test_links_that_lead_back_are_not_followed(tmp_path):
+    write_pair(tmp_path, "i/a.png", "m/a.png")
+    (tmp_path / "i/again").symlink_to(tmp_path / "i", target_is_directory=True)
+    (tmp_path / "i/self.png").symlink_to(tmp_path / "i/self.png")
+    (tmp_path / "i/self.png").unlink()
+    assert len(kmf.data.from_folders(tmp_path / "i", tmp_path / "m", classes=["soil", "crop"])) == 1
+
+
+PICTURE = np.full((2, 3, 3), 7, np.uint8)
+LABELS = np.array([[0, 1, 1], [0, 0, 255]], np.uint8)
+
+
+def test_examples_in_every_form(tmp_path):
+    masks = np.array([[[1, 1, 1], [1, 1, 0]], [[0, 1, 1], [0, 0, 0]]])
+    write(tmp_path / "labels.png", LABELS)
+    examples = [
+        (PICTURE, LABELS),
+        {"image": Image.fromarray(PICTURE), "label_map": tmp_path / "labels.png"},
+        {"image": PICTURE, "segment_map": LABELS.astype(int) - 256 * (LABELS == 255), "labels": [0, 1]},
+        {"image": PICTURE[..., 0], "masks": masks, "labels": [0, 1]},
+    ]
+    reader = kmf.data.from_examples(examples, classes=["soil", "crop"])
+    for index in range(4):
+        sample = reader[index]
+        np.testing.assert_array_equal(sample["segment_map"], [[0, 1, 1], [0, 0, -1]])
+        np.testing.assert_array_equal(sample["image"], PICTURE)
+        assert sample["labels"].tolist() == [0, 1] and sample["is_crowd"].tolist() == [False, False]
+        assert sample["segment_map"].dtype == np.int32 and sample["image_id"] == str(index)
+    named = {"image": PICTURE, "label_map": LABELS, "image_id": "field", "is_crowd": [False, True]}
+    sample = kmf.data.from_examples([named], classes=["soil", "crop"])[0]
+    assert sample["image_id"] == "field" and sample["is_crowd"].tolist() == [False, True]
+
+
+def test_a_generator_is_kept():
+    reader = kmf.data.from_examples(((PICTURE, LABELS) for _ in range(3)), classes=["soil", "crop"])
+    assert len(reader) == 3 and reader[2]["labels"].tolist() == reader[2]["labels"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ({"image": PICTURE}, r"example 0: must have `image` and one of label_map.*Received: \['image'\]"),
+        ("a.png", "Received: str"),
+        ((PICTURE.astype(float), LABELS), "Received: an array of float64"),
+        ((PICTURE, LABELS / 255), "`label_map` must hold whole numbers. Received: an array of float64"),
+        ((PICTURE, LABELS[:1]), r"the same height and width. Received: \(2, 3\) and \(1, 3\)"),
+        ((PICTURE, LABELS + 5), r"example 0: label maps of 'custom' must hold ids.*Received: \[4, 5, 6\]"),
+        ({"image": PICTURE, "segment_map": LABELS, "labels": [0, 1]}, r"rows 0\.\.255"),
+        ({"image": PICTURE, "segment_map": LABELS * 0, "labels": [2]}, r"ids 0\.\.1. Received: \[2\]"),
+        ({"image": PICTURE, "masks": LABELS[None], "labels": [0, 1]}, "2 labels, 1 segments"),
+        ({"image": PICTURE, "masks": LABELS, "labels": [0]}, r"`masks` must be .*Received: shape \(2, 3\)"),
+        ({"image": PICTURE, "label_map": LABELS, "is_crowd": [True]}, "`is_crowd` must have one entry"),
+    ],
+)
+def test_examples_that_cannot_be_used(example, message):
+    with pytest.raises(ValueError, match=message):
+        kmf.data.from_examples([example], classes=["soil", "crop"])[0]
+
+
+def test_examples_by_the_name_of_a_function(tmp_path, monkeypatch):
+    (tmp_path / "my_fields.py").write_text("def train():\n    return [1, 2, 3]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert examples_from("my_fields:train") == [1, 2, 3]
+    for place in ("my_fields:test", "no_such_module:train", "my_fields"):
+        with pytest.raises(ValueError, match="Examples must be given as"):
+            examples_from(place)
+
+
+def test_split_parts_a_dataset():
+    reader = kmf.data.from_examples([(PICTURE + index, LABELS) for index in range(10)], classes=["soil", "crop"])
+    train, val = kmf.data.split(reader, 0.3, seed=4)
+    values = [[int(part[i]["image"][0, 0, 0]) for i in range(len(part))] for part in (train, val)]
+    assert len(values[1]) == 3 and sorted(values[0] + values[1]) == list(range(7, 17))
+    assert values == [sorted(part) for part in values] and train.info is reader.info
+    again = kmf.data.split(reader, 0.3, seed=4)[1]
+    assert [int(again[i]["image"][0, 0, 0]) for i in range(3)] == values[1]
+    with pytest.raises(ValueError, match=r"fraction=1\.0"):
+        kmf.data.split(reader, 1.0)
+
+
+def test_coco_files_and_prepared_datasets_by_their_own_readers(tmp_path):
+    """The last two sources are covered with their readers; here, that the call reaches them."""
+    with pytest.raises(FileNotFoundError, match=r"no\.json: no such annotation file"):
+        kmf.data.from_coco_json(tmp_path / "no.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no\.json: no such annotation file"):
+        kmf.data.from_coco_panoptic(tmp_path / "no.json", tmp_path, tmp_path)
+    pytest.importorskip("tensorflow_datasets", reason="needs the extra `data`", exc_type=ImportError)
+    with pytest.raises(FileNotFoundError, match="oxford_iiit_pet"):
+        kmf.data.from_tfds("oxford_iiit_pet", data_dir=tmp_path)
