@@ -61,7 +61,7 @@ def _sum_over_parts(
     def add_part(index: Tensor, rows: Any, sums: list[Tensor]) -> tuple:
         terms, gradients = of_part(tf.nest.map_structure(lambda values: values[index], parts))
         names[:], is_used[:] = terms, [gradient is not None for gradient in gradients]
-        sums = [s if g is None else s + tf.cast(g, s.dtype) for s, g in zip(sums, gradients, strict=True)]
+        sums = [s if g is None else s + tf.convert_to_tensor(g) for s, g in zip(sums, gradients, strict=True)]
         return index + 1, rows.write(index, tf.stack(list(terms.values()))), sums
 
     # A loop, not `num_parts` copies in the graph: TensorFlow would run copies side by side, with all their activations.

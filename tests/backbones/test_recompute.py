@@ -28,7 +28,8 @@ def gradients(kind: str, images: np.ndarray, jit_compile: bool, **options) -> tu
         with tf.GradientTape() as tape:
             features = backbone(images, training=True)
             loss = sum(tf.reduce_sum(tf.square(feature)) for feature in features.values())
-        return features, tape.gradient(loss, backbone.trainable_variables)
+        # Some are sparse: those of the tables of position biases.
+        return features, [tf.convert_to_tensor(one) for one in tape.gradient(loss, backbone.trainable_variables)]
 
     features, found = step(tf.constant(images))
     return list(features.values()), found

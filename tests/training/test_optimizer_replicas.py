@@ -72,8 +72,8 @@ def fitted(name, make, mixed=False):
         averages = sum([v.numpy().ravel().tolist() for v in model.trainable_variables], [])
     return {"moved": sum(moved, []), "averages": averages, "norm": float(inner.gradient_norm),
             "steps": int(inner.iterations.numpy()), "restored": bool(restored),
-            "rows": len(callbacks[0].run_log.rows()),
-            "replicas": strategy.num_replicas_in_sync, "chief": is_chief(strategy)}
+            "rows": len(callbacks[0].run_log.rows()), "replicas": strategy.num_replicas_in_sync,
+            "chief": is_chief(strategy)}
 
 choices = {"sgd": lambda: SGD(0.5, clip_norm=0.01),
            "adamw": lambda: AdamW(1e-3, clip_norm=0.01, use_ema=True, ema_momentum=0.5)}
