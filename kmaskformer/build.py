@@ -5,7 +5,10 @@ A choice among implementations is a dict in this file; there is no registry.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import itertools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -144,8 +147,12 @@ def _build_point_sampling(config: configs.LossConfig) -> PointSampling | None:
     return PointSampling(config.num_points, config.oversample_ratio, config.importance_ratio)
 
 
-def build_optimizer(config: configs.OptimizerConfig) -> keras.optimizers.Optimizer:
+def build_optimizer(config: configs.OptimizerConfig, skip_nonfinite: bool = False) -> keras.optimizers.Optimizer:
     """The optimizer with its schedule, from the `optimizer` section of a configuration.
+
+    Args:
+        config: The section.
+        skip_nonfinite: Whether updates whose gradient is not finite are left out.
 
     Raises:
         ValueError: If the schedule needs a number of steps and has none (`load_config` fills it in).
@@ -155,7 +162,10 @@ def build_optimizer(config: configs.OptimizerConfig) -> keras.optimizers.Optimiz
         "weight_decay": config.weight_decay,
         "backbone_multiplier": config.backbone_multiplier,
         "clip_norm": config.clip_norm or None,
+        "skip_nonfinite": skip_nonfinite,
     }
+    if config.ema:
+        options |= {"use_ema": True, "ema_momentum": config.ema}
     return AdamW(**options) if config.name == "adamw" else SGD(**options, momentum=config.momentum)
 
 
@@ -178,7 +188,14 @@ def build_reader(config: configs.DataConfig, split: str) -> Any:
         "tfds": _tfds_reader,
         "examples": _examples_reader,
     }
-    return readers[config.source.partition(":")[0]](config, getattr(config, split))
+    reader = readers[config.source.partition(":")[0]](config, getattr(config, split))
+    return _merged(reader) if config.merge_instances else reader
+
+
+def _merged(reader: Any) -> Any:
+    from kmaskformer.data.merged import MergedSegments
+
+    return MergedSegments(reader)
 
 
 def build_dataset(
@@ -199,6 +216,7 @@ def build_dataset(
         `pipeline.training_dataset`.
     """
     from kmaskformer.data import pipeline
+    from kmaskformer.data.service import Service
 
     reader = build_reader(config, split) if reader is None else reader
     if split == "val":
@@ -225,7 +243,34 @@ def build_dataset(
         batch_shapes=config.batch_shapes,
         on_error=config.on_error,
         shard=shard,
+        service=Service(config.service, _reader_name(config)) if config.service else None,
     )
+
+
+def offer_reader(config: configs.DataConfig) -> Any:
+    """Makes the training reader available to pipelines that run in this process for another; see `data.service`.
+
+    Returns:
+        The reader.
+    """
+    from kmaskformer.data import pipeline
+
+    reader = build_reader(config, "train")
+    pipeline.offer_reader(pipeline.cached(reader, config.cache_folder or config.cache), _reader_name(config))
+    return reader
+
+
+def _reader_name(config: configs.DataConfig) -> str:
+    """The same for all processes whose configurations name the same training data."""
+    described = configs.config_to_dict(dataclasses.replace(config, service="", workers=1, batch_size=1, root=""))
+    return f"kmaskformer/{hashlib.sha1(json.dumps(described).encode()).hexdigest()[:12]}"
+
+
+def training_images(config: configs.DataConfig, reader: Any, batch: int) -> list[str]:
+    """Images of the training batch of a number, counted from 0 since the start of the run."""
+    from kmaskformer.data.batch_images import batch_images
+
+    return batch_images(reader, batch, config.batch_size, config.seed)
 
 
 def build_transforms(config: configs.AugmentationConfig) -> list[Callable[..., Any]]:
@@ -272,7 +317,7 @@ def _build_resnet(config: configs.BackboneConfig, precision: str) -> ResNet:
     options: dict[str, Any] = dict(RESNETS[config.name], norm=config.norm, frozen_stages=config.frozen_stages)
     if config.channels:
         options |= {"channels": config.channels, "stem_channels": config.channels[0]}
-    return ResNet(**options, dtype=precision)
+    return ResNet(**options, recompute=config.recompute, dtype=precision)
 
 
 def _build_swin(config: configs.BackboneConfig, precision: str) -> SwinTransformer:
@@ -287,6 +332,7 @@ def _build_swin(config: configs.BackboneConfig, precision: str) -> SwinTransform
         absolute_position_embedding=config.absolute_position_embedding,
         pretrain_image_size=config.pretrain_image_size,
         patch_norm=config.patch_norm,
+        recompute=config.recompute,
         dtype=precision,
     )
 
@@ -311,7 +357,7 @@ def _shapes_reader(config: configs.DataConfig, split: configs.SplitConfig) -> An
     from kmaskformer.data.synthetic import Shapes
 
     count = min(split.count, split.limit or math.inf)
-    return Shapes(int(count), image_size=config.image_size, seed=split.seed)
+    return Shapes(int(count), config.image_size, split.seed, num_classes=config.generated_classes)
 
 
 def _semantic_folder_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:

@@ -21,13 +21,14 @@ from kmaskformer.strict_yaml import read_values, to_dataclass, to_plain
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
-    """A backbone. `norm`, `frozen_stages` and `channels` act on ResNets, `mlp_ratio` and all after it on Swin.
+    """A backbone. `norm`, `frozen_stages` and `channels` act on ResNets, `mlp_ratio` to `patch_norm` on Swin.
 
     `frozen_stages`: so many parts, from the stem on, are not trained. `channels`: of the four stages, where they are
     not the published network's; the stem has as many as the first. `coordinate_frequencies`: number of frequencies in
     which the coordinates of pixels are appended to every feature map; 0, as in the paper, for none. `qk_scale: 0`
     scales the products of queries and keys by 1 / sqrt(channels of a head). `pretrain_image_size` acts with
-    `absolute_position_embedding` only.
+    `absolute_position_embedding` only. `recompute`: blocks are computed again in the backward pass, for less memory
+    and about a third more time.
     """
 
     name: Literal[
@@ -54,6 +55,7 @@ class BackboneConfig:
     absolute_position_embedding: bool = False
     pretrain_image_size: int = 224
     patch_norm: bool = True
+    recompute: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +158,10 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW or SGD with the reference's parameter groups. `clip_norm: 0` turns clipping off."""
+    """AdamW or SGD with the reference's parameter groups. `clip_norm: 0` turns clipping off.
+
+    `ema`: momentum of a running average of the weights, which is then what is evaluated and saved; 0 for none.
+    """
 
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1.0e-4
@@ -164,6 +169,7 @@ class OptimizerConfig:
     backbone_multiplier: float = 0.1
     clip_norm: float = 0.01
     momentum: float = 0.9
+    ema: float = 0.0
     schedule: ScheduleConfig = ScheduleConfig()
 
 
@@ -221,12 +227,16 @@ class DataConfig:
     `source`: one of `SOURCES`, or `tfds:NAME` for a dataset of TensorFlow Datasets.
     `classes`: file (JSON or CSV) under `root`, or a published label space such as `ade20k_150`. `class_names` and
     `thing_names`: given here instead.
+    `generated_classes`: so many classes in generated scenes, 0 for the ten named ones. `merge_instances`: the segments
+    of a class become one, for semantic segmentation with data that has instances.
     `background`: class of the pixels outside all instances (instance folders). `class_divisor`: an instance id is
     class * divisor + number, where it is not 0. `test_shortest_edge: 0` evaluates images at their own size.
     `batch_shapes`: sizes to pad training batches to, where there is no crop. `cache`: decoded samples stay in memory,
     `cache_folder`: in this folder. `reduced_decoding`: JPEG files of twice the largest of
     `augmentation.shortest_edges` or more are decoded at a half, a quarter or an eighth of their size (folders only).
     `on_error: skip` goes on where a sample cannot be read, and lists it at the end.
+    `service`: `grpc://host:port` of a tf.data service whose workers (`scripts/data_service.py`) prepare the training
+    data; empty to do it here.
     """
 
     source: str = "shapes"
@@ -238,6 +248,8 @@ class DataConfig:
     background: str = ""
     class_divisor: int = 0
     image_size: tuple[int, int] = (128, 128)
+    generated_classes: int = 0
+    merge_instances: bool = False
     train: SplitConfig = SplitConfig()
     val: SplitConfig = SplitConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -253,11 +265,15 @@ class DataConfig:
     on_error: Literal["raise", "skip"] = "raise"
     seed: int = 0
     workers: int = 2
+    service: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Length and rhythm of a run, in optimisation steps."""
+    """Length and rhythm of a run, in optimisation steps.
+
+    `accumulation_steps`: each batch is worked off in so many parts, for the memory of a part and the same gradient.
+    """
 
     steps: int = 160000
     evaluate_every: int = 5000
@@ -266,6 +282,7 @@ class TrainingConfig:
     seed: int = 0
     jit_compile: bool = False
     deterministic: bool = False
+    accumulation_steps: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

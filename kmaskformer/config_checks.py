@@ -34,6 +34,7 @@ _POSITIVE = (
     "loss.mask_stride",
     "training.steps",
     "training.log_every",
+    "training.accumulation_steps",
     "data.augmentation.crop",
     "evaluation.augmentation.shortest_edges",
     "data.augmentation.shortest_edges",
@@ -49,6 +50,7 @@ _NOT_NEGATIVE = (
     "data.val.limit",
     "data.val.count",
     "data.max_segments",
+    "data.generated_classes",
     "data.test_shortest_edge",
     "evaluation.augmentation.longest_edge",
     "training.evaluate_every",
@@ -73,7 +75,15 @@ def check_config(config: Config, where: str) -> None:
     Raises:
         ConfigError: If a number is out of range or two fields contradict each other.
     """
-    for check in (_check_ranges, _check_model, _check_kind, _check_source, _check_evaluation, _check_augmentation):
+    for check in (
+        _check_ranges,
+        _check_model,
+        _check_kind,
+        _check_training,
+        _check_source,
+        _check_evaluation,
+        _check_augmentation,
+    ):
         for message in check(config):
             raise ConfigError(f"{where}: {message}")
 
@@ -133,6 +143,14 @@ def _check_kind(config: Config) -> Iterator[str]:
         )
 
 
+def _check_training(config: Config) -> Iterator[str]:
+    parts, batch_size = config.training.accumulation_steps, config.data.batch_size
+    if batch_size % parts:
+        yield f"training.accumulation_steps: must divide data.batch_size ({batch_size}). Received: {parts}"
+    if not 0 <= config.optimizer.ema < 1:
+        yield f"optimizer.ema: must be at least 0 and below 1. Received: {config.optimizer.ema}"
+
+
 def _check_source(config: Config) -> Iterator[str]:
     source = config.data.source
     if source not in SOURCES and not source.startswith("tfds:"):
@@ -165,6 +183,6 @@ def _check_augmentation(config: Config) -> Iterator[str]:
             yield f"{prefix}.{name}: must be two increasing positive numbers. Received: {list(value)}"
     ways = [name for name in ("shortest_edges", "scale_range", "jitter_range") if getattr(augmentation, name)]
     if len(ways) > 1:
-        yield f"{prefix}: {' and '.join(f'`{name}`' for name in ways)} choose the size; set one of them"
+        yield f"{prefix}: {' and '.join(f'`{name}`' for name in ways)} both choose the size; set one of them"
     if augmentation.jitter_range and not augmentation.crop:
         yield f"{prefix}.jitter_range: needs `crop`, the size that images are fitted into first"

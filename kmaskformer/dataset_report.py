@@ -77,9 +77,11 @@ def _summary(split: SplitFacts) -> Iterable[str]:
     rows = [("images", f"{len(split.readable)}"), ("unreadable", f"{len(split.samples) - len(split.readable)}")]
     if sizes:
         heights, widths = (sorted(sides) for sides in zip(*sizes, strict=True))
-        rows.append(("height, least to most", f"{heights[0]} .. {heights[len(heights) // 2]} .. {heights[-1]}"))
-        rows.append(("width, least to most", f"{widths[0]} .. {widths[len(widths) // 2]} .. {widths[-1]}"))
-        rows.append(("segments an image", f"{min(segments)} .. {np.median(segments):g} .. {max(segments)}"))
+        rows.append(("height: least, median, most", f"{heights[0]} .. {heights[len(heights) // 2]} .. {heights[-1]}"))
+        rows.append(("width: least, median, most", f"{widths[0]} .. {widths[len(widths) // 2]} .. {widths[-1]}"))
+        rows.append(
+            ("segments an image: least, median, most", f"{min(segments)} .. {np.median(segments):g} .. {max(segments)}")
+        )
         pixels = sum(height * width for height, width in sizes)
         void = sum(sample.void_pixels for sample in split.readable)
         rows.append(("unlabelled pixels", f"{void / pixels:.1%}"))

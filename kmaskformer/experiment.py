@@ -7,10 +7,14 @@ The run's folder holds `config.yaml` (resolved), `model.keras` (the final model,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +31,20 @@ from kmaskformer.evaluation.scored_images import ScoredImages
 from kmaskformer.evaluation.written_predictions import WrittenPredictions, writing
 from kmaskformer.inference.augmented import Augmentation
 from kmaskformer.segmenter import Segmenter
+from kmaskformer.training.averages import averaged_weights
 from kmaskformer.training.callbacks import (
     EvaluateCallback,
     LossProgressBar,
     PredictionPictures,
     StopAtStep,
-    StopOnNonFinite,
     TrainingLog,
     save_model,
 )
-from kmaskformer.training.checkpoint import RunCheckpoint, latest_checkpoint, restore_checkpoint
-from kmaskformer.training.distribution import distribution_strategy
-from kmaskformer.training.run_log import RunLog
+from kmaskformer.training.checkpoint import RunCheckpoint, RunState, latest_checkpoint, restore_checkpoint
+from kmaskformer.training.distribution import any_worker, distribution_strategy, is_chief
+from kmaskformer.training.interruption import SaveOnSignal
+from kmaskformer.training.nonfinite import WatchForNonFinite
+from kmaskformer.training.run_log import RunLog, write_aside
 from kmaskformer.training.seeds import set_seed
 
 MODEL_FILE = "model.keras"
@@ -47,14 +53,17 @@ CONFIG_FILE = "config.yaml"
 NUM_PICTURES = 6
 
 
-def train(config: Config, output: str | Path, resume: bool = False, strategy: str = "none") -> dict[str, float]:
+def train(
+    config: Config, output: str | Path, resume: bool = False, strategy: str = "none", on_nan: str = "stop"
+) -> dict[str, float]:
     """Train as a configuration says, and evaluate the result.
 
     Args:
         config: The configuration.
-        output: Folder of the run; created.
+        output: Folder of the run; created. Of several processes the chief writes it, and all read its checkpoints.
         resume: Go on from the newest checkpoint of `output`, or start where there is none.
         strategy: Name of a distribution strategy; see `distribution_strategy`.
+        on_nan: What to do about a loss or gradient that is not finite: `"stop"`, or `"skip"` the batch.
 
     Returns:
         The final scores, which also stand in `metrics.json`.
@@ -63,31 +72,55 @@ def train(config: Config, output: str | Path, resume: bool = False, strategy: st
         FileExistsError: If `output` holds a run already and `resume` is not asked for.
         ValueError: If `output` holds the run of another configuration, or data and model do not fit.
         NonFiniteLossError: If the loss becomes NaN or infinite.
+        TrainingInterrupted: If the process is told to end (SIGTERM); a checkpoint has been saved.
     """
     output = Path(output)
-    _check_unclaimed(output, config, resume)
+    if strategy == "multi_worker" and config.data.service:
+        # Each process would get a stream of its own, in an order of its own, of which it keeps a part.
+        raise ValueError("data.service feeds one training process; leave it out with the strategy multi_worker")
+    devices = distribution_strategy(strategy)  # first: a cluster is to be configured before TensorFlow does anything
+    if is_chief(devices):
+        _check_unclaimed(output, config, resume)
     set_seed(config.training.seed, config.training.deterministic)
     readers = {split: build.build_reader(config.data, split) for split in ("train", "val")}
-    with distribution_strategy(strategy).scope():
+    with devices.scope():
         model = build.build_model(config.model, readers["train"].info)
         model.compile(
-            optimizer=build.build_optimizer(config.optimizer),
+            optimizer=build.build_optimizer(config.optimizer, skip_nonfinite=on_nan == "skip"),
             criterion=build.build_criterion(config.loss),
             jit_compile=config.training.jit_compile,
+            accumulation_steps=config.training.accumulation_steps,
         )
+        checkpoint = latest_checkpoint(output / "checkpoints") if resume else None
+        state = restore_checkpoint(model, checkpoint) if checkpoint else RunState(step=0, epoch=0, batch=0)
     # Only now, when data and model are known to be good: a failed start leaves no folder in the way of the next.
-    output.mkdir(parents=True, exist_ok=True)
-    save_config(config, output / CONFIG_FILE)
-    checkpoint = latest_checkpoint(output / "checkpoints") if resume else None
-    step = restore_checkpoint(model, checkpoint).step if checkpoint else 0
-    run_log = RunLog(output, start_step=step)
-    if step < config.training.steps:
-        _fit(model, config, readers, output, run_log, step)
-    save_model(model, output / MODEL_FILE)
-    scores = _newest_scores(run_log)
-    (output / "metrics.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    run_log.close()
+    with _own_folder(output, is_chief(devices)) as folder:
+        with write_aside(folder / CONFIG_FILE) as path:
+            save_config(config, path)
+        run_log = RunLog(folder, start_step=state.step)
+        if state.step < config.training.steps:
+            _fit(model, config, readers, folder, run_log, state, on_nan)
+        with averaged_weights(model):
+            save_model(model, folder / MODEL_FILE)
+        scores = _newest_scores(run_log)
+        with write_aside(folder / "metrics.json") as path:
+            path.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+        run_log.close()
     return scores
+
+
+@contextlib.contextmanager
+def _own_folder(output: Path, is_chief: bool) -> Iterator[Path]:
+    """The run's folder; of a second process, one that is thrown away.
+
+    All processes save, since reading the weights may need all of them, but only one has a use for the files.
+    """
+    if is_chief:
+        output.mkdir(parents=True, exist_ok=True)
+        yield output
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def evaluate(
@@ -251,21 +284,46 @@ def picture_task(config: Config) -> str:
     return metric if metric in ("semantic", "panoptic", "instance") else "semantic"
 
 
-def _fit(model: keras.Model, config: Config, readers: dict[str, Any], output: Path, run_log: RunLog, step: int) -> None:
+def _fit(
+    model: keras.Model,
+    config: Config,
+    readers: dict[str, Any],
+    output: Path,
+    run_log: RunLog,
+    state: RunState,
+    on_nan: str,
+) -> None:
     training = config.training
     # An "epoch" of fit is the stretch between two evaluations, whatever the size of the dataset.
     stretch = min(training.evaluate_every or training.steps, training.steps)
-    dataset = build.build_dataset(config.data, "train", first_batch=step, reader=readers["train"])
-    model.fit(
-        dataset,
-        # A resumed run may start within a stretch; StopAtStep ends the last one in time.
-        epochs=math.ceil(training.steps / stretch) + (step % stretch > 0),
-        initial_epoch=step // stretch,
-        steps_per_epoch=stretch,
-        shuffle=False,  # the pipeline shuffles; Keras would only warn that it cannot
-        callbacks=_callbacks(model, config, readers["val"], output, run_log, stretch),
+    dataset = build.build_dataset(config.data, "train", first_batch=state.batch, reader=readers["train"])
+    checkpoints = RunCheckpoint(
+        output / "checkpoints", every_steps=training.checkpoint_every or None, first_batch=state.batch
     )
-    _report_skipped(dataset.skipped, output)
+    interruption = SaveOnSignal(checkpoints, functools.partial(any_worker, model.distribute_strategy))
+    images_of = functools.partial(build.training_images, config.data, readers["train"])
+    callbacks = [
+        LossProgressBar(),
+        WatchForNonFinite(on_nan, output, images_of, state.batch),
+        TrainingLog(run_log, training.log_every),
+        checkpoints,
+        *_observers(model, config, readers["val"], output, run_log, stretch),
+        StopAtStep(training.steps),
+        interruption,
+    ]
+    try:
+        model.fit(
+            dataset,
+            # A resumed run may start within a stretch, and loss scaling may leave batches out: StopAtStep ends in time.
+            epochs=math.ceil(training.steps / stretch) + 1,
+            initial_epoch=state.step // stretch,
+            steps_per_epoch=stretch,
+            shuffle=False,  # the pipeline shuffles; Keras would only warn that it cannot
+            callbacks=callbacks,
+        )
+    finally:
+        interruption.restore_handler()
+        _report_skipped(dataset.skipped, output)
 
 
 def _report_skipped(skipped: Any, output: Path) -> None:
@@ -276,30 +334,25 @@ def _report_skipped(skipped: Any, output: Path) -> None:
         warnings.warn(f"{report.splitlines()[0]} See {output / SKIPPED_FILE}", stacklevel=2)
 
 
-def _callbacks(model: Any, config: Config, reader: Any, output: Path, run_log: RunLog, stretch: int) -> list[Any]:
-    training = config.training
+def _observers(model: Any, config: Config, reader: Any, output: Path, run_log: RunLog, stretch: int) -> list[Any]:
+    """What evaluates and draws after each stretch, with averaged weights where there are any."""
     best_metric = config.evaluation.best_metric or None
     validation = build.build_dataset(config.data, "val", reader=reader)
     evaluation = Evaluation(model, build.build_evaluators(config.evaluation))
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
 
     def draw() -> np.ndarray:
-        return np.asarray(draw_predictions(segmenter, reader).convert("RGB"))
+        with averaged_weights(model):
+            return np.asarray(draw_predictions(segmenter, reader).convert("RGB"))
 
+    def scores() -> dict[str, float]:
+        with averaged_weights(model):
+            return summarize(evaluation.run(validation, progress=False))
+
+    best_weights = best_metric and output / "best.weights.h5"
     return [
-        LossProgressBar(),
-        StopOnNonFinite(),
-        TrainingLog(run_log, training.log_every),
-        RunCheckpoint(output / "checkpoints", every_steps=training.checkpoint_every or None),
-        EvaluateCallback(
-            lambda: summarize(evaluation.run(validation, progress=False)),
-            run_log,
-            every_steps=stretch,
-            monitor=best_metric,
-            best_weights=best_metric and output / "best.weights.h5",
-        ),
+        EvaluateCallback(scores, run_log, every_steps=stretch, monitor=best_metric, best_weights=best_weights),
         PredictionPictures(draw, run_log, every_steps=stretch),
-        StopAtStep(training.steps),
     ]
 
 

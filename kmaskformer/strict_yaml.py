@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 import types
 import typing
@@ -110,7 +111,7 @@ def to_dataclass(cls: type, values: Any, where: str, prefix: str = "") -> Any:
     """The dataclass `cls` with these values, fields that are dataclasses included; an error begins with `where`."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: {prefix.rstrip('.')}: must be a mapping of fields. Received: {values!r}")
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in names:
@@ -118,6 +119,11 @@ def to_dataclass(cls: type, values: Any, where: str, prefix: str = "") -> Any:
             hint = f"Did you mean {close[0]}?" if close else f"Known fields: {', '.join(names)}"
             raise ConfigError(f"{where}: {prefix}{key}: unknown field. {hint}")
     return cls(**{key: _convert(hints[key], value, where, f"{prefix}{key}") for key, value in values.items()})
+
+
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)  # evaluates text, which is the slowest part of reading a file
 
 
 def _convert(hint: Any, value: Any, where: str, name: str) -> Any:

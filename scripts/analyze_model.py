@@ -72,7 +72,8 @@ def _analyze(options: argparse.Namespace) -> None:
     size = tuple(options.size or config.data.augmentation.crop or (512, 512))
     model = _load(options, config)
     found: dict[str, Any] = {"config": options.config, "size": list(size), "batch": options.batch}
-    for task in options.tasks:
+    # Memory first: of a process' peak, only what exceeds the earlier one is seen.
+    for task in sorted(options.tasks, key=lambda name: name != "memory"):
         found[task] = _RUNNERS[task](model, config, size, options)
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from benchmarks import data, evaluation
+from benchmarks import data, evaluation, matcher, model, quantization, serving
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for benchmark in (data, evaluation):
+    for benchmark in (data, evaluation, matcher, model, serving, quantization):
         benchmark.add_command(commands)
     options = parser.parse_args(arguments)
     options.run(options)

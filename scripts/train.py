@@ -1,33 +1,11 @@
-"""Train a model: `python scripts/train.py --config C --output runs/x`."""
+"""Train a model: `python scripts/train.py --config C --output runs/x`.
 
-from __future__ import annotations
+The same as `kmaskformer train` of the installed package; `--help` explains the arguments.
+"""
 
-import argparse
 import sys
 
-from kmaskformer import experiment
-from kmaskformer.config import load_config
-from kmaskformer.training.callbacks import NonFiniteLossError
-
-
-def main() -> None:
-    """Parse the arguments and train."""
-    parser = argparse.ArgumentParser(description="Train a model and evaluate it.")
-    parser.add_argument("--config", required=True, help="YAML file of the experiment")
-    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
-    parser.add_argument("--output", required=True, help="folder of the run; created")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --output")
-    parser.add_argument("--strategy", default="none", help="none, mirrored, multi_worker or tpu")
-    arguments = parser.parse_args()
-    try:
-        config = load_config(arguments.config, arguments.set)
-        scores = experiment.train(config, arguments.output, resume=arguments.resume, strategy=arguments.strategy)
-    except (ValueError, OSError, NonFiniteLossError) as error:
-        sys.exit(f"error: {error}")
-    print(f"Scores: {', '.join(f'{name} {value:.4f}' for name, value in scores.items() if value is not None)}")
-    print(f"Model: {arguments.output}/{experiment.MODEL_FILE}")
-    print(f"Pictures: {arguments.output}/pictures")
-
+from kmaskformer.command_line.train import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -105,13 +105,17 @@ def test_folders_caches_and_skipping_from_a_configuration(tmp_path):
 
 
 def test_python_examples_from_a_configuration(tmp_path, monkeypatch):
-    (tmp_path / "my_fields.py").write_text(
+    (tmp_path / "fields_of_a_configuration.py").write_text(
         "import numpy as np\n"
         "def train():\n"
         "    return ((np.full((4, 6, 3), n, np.uint8), np.eye(4, 6, dtype=np.uint8)) for n in range(5))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    data = {"source": "examples", "class_names": ["soil", "crop"], "train": {"examples": "my_fields:train", "limit": 3}}
+    data = {
+        "source": "examples",
+        "class_names": ["soil", "crop"],
+        "train": {"examples": "fields_of_a_configuration:train", "limit": 3},
+    }
     reader = build_reader(config_from_dict({"data": data}).data, "train")
     assert len(reader) == 3 and reader[2]["image"].max() == 2 and reader[0]["labels"].tolist() == [0, 1]
 

@@ -156,3 +156,6 @@ def test_a_non_finite_loss_names_the_term_and_keeps_the_last_checkpoint(reposito
     with pytest.raises(ArithmeticError, match="loss_mask"):
         experiment.train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "model.keras").exists()
+    row = json.loads((tmp_path / "run" / "suspicious_batches.jsonl").read_text())
+    reader = build.build_reader(config.data, "train")
+    assert len(row["images"]) == 2 and set(row["images"]) <= {reader[i]["image_id"] for i in range(8)}

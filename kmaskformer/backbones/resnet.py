@@ -31,6 +31,8 @@ class ResNet(keras.layers.Layer):
             block.
         stem_channels: Channels of the stem; None for 64 (`basic`) or 128 (`deep`).
         channels: Channels of each feature map; None for 256, 512, 1024, 2048 (a quarter of it with two 3x3 a block).
+        recompute: Whether blocks are computed again in the backward pass instead of keeping what they computed; it
+            needs `norm="frozen"`.
         name: Name of the layer.
 
     Raises:
@@ -51,13 +53,17 @@ class ResNet(keras.layers.Layer):
         num_blocks: tuple[int, ...] | None = None,
         stem_channels: int | None = None,
         channels: tuple[int, ...] | None = None,
+        recompute: bool = False,
         name: str = "backbone",
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
+        if recompute and norm != "frozen":
+            raise ValueError(f'`recompute` needs norm="frozen": statistics would count twice. Received: norm={norm!r}')
         _check_arguments(depth, norm, stem, multi_grid, frozen_stages)
         self.depth, self.norm, self.stem_kind = depth, norm, stem
         self.multi_grid, self.frozen_stages = tuple(multi_grid), frozen_stages
+        self.recompute = recompute
         self.bottleneck = depth >= 50
         self.num_blocks = tuple(num_blocks or NUM_BLOCKS[depth])
         self.stem_channels = stem_channels or STEM_CHANNELS[stem]
@@ -98,7 +104,7 @@ class ResNet(keras.layers.Layer):
         x = self.stem(images)
         features = {}
         for name, stage in zip(FEATURES, self._stages(), strict=True):
-            x = features[name] = stage(x)
+            x = features[name] = stage(x, training=training)
         return features
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> dict[str, tuple[int | None, ...]]:
@@ -118,6 +124,7 @@ class ResNet(keras.layers.Layer):
             "num_blocks": list(self.num_blocks),
             "stem_channels": self.stem_channels,
             "channels": list(self.channels),
+            "recompute": self.recompute,
         }
 
     def _stages(self) -> list[ResNetStage]:
@@ -131,6 +138,7 @@ class ResNet(keras.layers.Layer):
             dilations=self.multi_grid if has_grid else (1,) * self.num_blocks[index],
             bottleneck=self.bottleneck,
             norm=self.norm,
+            recompute=self.recompute,
             name=FEATURES[index],
             dtype=self.dtype_policy,
         )
@@ -187,9 +195,17 @@ class ResNetStage(keras.layers.Layer):
     """
 
     def __init__(
-        self, width: int, strides: int, dilations: tuple[int, ...], bottleneck: bool, norm: str, **kwargs: Any
+        self,
+        width: int,
+        strides: int,
+        dilations: tuple[int, ...],
+        bottleneck: bool,
+        norm: str,
+        recompute: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.recompute = recompute
         self.width, self.strides, self.dilations = width, strides, tuple(dilations)
         self.bottleneck, self.norm = bottleneck, norm
         self.filters = width * 4 if bottleneck else width
@@ -211,11 +227,11 @@ class ResNetStage(keras.layers.Layer):
             block.build(input_shape)
             input_shape = block.compute_output_shape(input_shape)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """`(batch, height, width, channels)` to `(batch, height/strides, width/strides, filters)`."""
         x = inputs
         for block in self.blocks:
-            x = block(x)
+            x = keras.remat(block)(x) if self.recompute and training else block(x)
         return x
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -230,6 +246,7 @@ class ResNetStage(keras.layers.Layer):
             "dilations": list(self.dilations),
             "bottleneck": self.bottleneck,
             "norm": self.norm,
+            "recompute": self.recompute,
         }
 
 

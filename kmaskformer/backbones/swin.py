@@ -44,11 +44,13 @@ class SwinTransformer(keras.layers.Layer):
             bicubically to the feature map.
         pretrain_image_size: Side of the images that the map of positions is made for, in pixels: the map has
             `pretrain_image_size / 4` rows and columns. Without that map, it has no effect.
+        recompute: Whether blocks are computed again in the backward pass instead of keeping what they computed; it
+            needs both drop rates to be 0.
         name: Name of the layer.
 
     Raises:
-        ValueError: If `depths` or `num_heads` have not four entries, or `pretrain_image_size` is no positive
-            multiple of 4.
+        ValueError: If `depths` or `num_heads` have not four entries, `pretrain_image_size` is no positive multiple of
+            4, or `recompute` is asked for with dropout.
 
     Example:
         >>> backbone = SwinTransformer(**SWIN_TINY)
@@ -72,10 +74,16 @@ class SwinTransformer(keras.layers.Layer):
         qk_scale: float | None = None,
         absolute_position_embedding: bool = False,
         pretrain_image_size: int = 224,
+        recompute: bool = False,
         name: str = "backbone",
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
+        if recompute and (drop_rate or attention_drop_rate):
+            raise ValueError(
+                "`recompute` needs drop_rate=0 and attention_drop_rate=0: the second computation would drop others. "
+                f"Received: drop_rate={drop_rate}, attention_drop_rate={attention_drop_rate}"
+            )
         for argument, value in (("depths", depths), ("num_heads", num_heads)):
             if len(value) != len(FEATURES):
                 raise ValueError(f"`{argument}` must have one entry per stage (4). Received: {tuple(value)}")
@@ -88,7 +96,7 @@ class SwinTransformer(keras.layers.Layer):
         self.drop_rate, self.attention_drop_rate = drop_rate, attention_drop_rate
         self.drop_path_rate, self.patch_norm, self.qk_scale = drop_path_rate, patch_norm, qk_scale
         self.absolute_position_embedding = absolute_position_embedding
-        self.pretrain_image_size = pretrain_image_size
+        self.pretrain_image_size, self.recompute = pretrain_image_size, recompute
         self.absolute_pos_embed = None
         self.patch_embed = PatchEmbedding(embed_dim, patch_norm, name="patch_embed", dtype=self.dtype_policy)
         self.drop = keras.layers.Dropout(drop_rate, name="drop", dtype=self.dtype_policy)
@@ -158,6 +166,7 @@ class SwinTransformer(keras.layers.Layer):
             "qk_scale": self.qk_scale,
             "absolute_position_embedding": self.absolute_position_embedding,
             "pretrain_image_size": self.pretrain_image_size,
+            "recompute": self.recompute,
         }
 
     def _add_position_map(self) -> None:
@@ -190,6 +199,7 @@ class SwinTransformer(keras.layers.Layer):
                 drop_rate=self.drop_rate,
                 attention_drop_rate=self.attention_drop_rate,
                 qk_scale=self.qk_scale,
+                recompute=self.recompute,
                 has_downsample=index < len(FEATURES) - 1,
                 name=f"layers_{index}",
                 dtype=self.dtype_policy,
@@ -258,6 +268,7 @@ class SwinStage(keras.layers.Layer):
         attention_drop_rate: float = 0.0,
         has_downsample: bool = True,
         qk_scale: float | None = None,
+        recompute: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -271,6 +282,7 @@ class SwinStage(keras.layers.Layer):
             "drop_rate": drop_rate,
             "attention_drop_rate": attention_drop_rate,
             "qk_scale": qk_scale,
+            "recompute": recompute,
         }
         self.blocks = [
             SwinBlock(

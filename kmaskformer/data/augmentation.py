@@ -84,7 +84,7 @@ def transform_chain(
 
 
 def standard_transforms(size: tuple[int, int], color: bool = True) -> list[Transform]:
-    """What suits most images: half to twice their size, a crop of `size` `(height, width)`, colours, flips.
+    """What suits most images: half to twice their size, a crop of `size` `(height, width)`, flips, colours if `color`.
 
     Every result has this size, so that `training_dataset(..., image_size=size)` may fix it.
     """

@@ -11,6 +11,7 @@ import numpy as np
 from kmaskformer.data import coco_json
 from kmaskformer.data import images as image_files
 from kmaskformer.data.info import read_info
+from kmaskformer.data.label_maps import runs
 from kmaskformer.structures import VOID, DatasetInfo, Sample
 
 
@@ -124,22 +125,24 @@ class CocoPanoptic:
     def _segment_map(self, id_map: np.ndarray, entry: _Entry) -> np.ndarray:
         """Replaces segment ids by rows of the table; id 0 is void."""
         ids = np.concatenate([[0], entry.ids]).astype(np.int32)
-        rows = np.searchsorted(ids, id_map).clip(max=len(ids) - 1)
-        strangers = id_map[ids[rows] != id_map]
+        values, lengths = runs(id_map)
+        rows = np.searchsorted(ids, values).clip(max=len(ids) - 1)
+        is_stranger = ids[rows] != values
+        strangers = np.repeat(values[is_stranger], lengths[is_stranger])
         if strangers.size:
             raise ValueError(
                 f"{entry.labels_png}: every segment id must be in the table of image {entry.image_id} in {self._path}. "
                 f"Received: ids {np.unique(strangers)[:10].tolist()} ({strangers.size} pixels) that are not. "
                 "PNG and JSON do not belong together, or the PNG was resized with interpolation."
             )
-        absent = entry.ids[np.bincount(rows.ravel(), minlength=len(ids))[1:] == 0]
+        absent = entry.ids[np.bincount(rows, minlength=len(ids))[1:] == 0]
         if absent.size:
             raise ValueError(
                 f"{entry.labels_png}: every segment of image {entry.image_id} in {self._path} must have pixels. "
                 f"Received: no pixel of ids {absent[:10].tolist()}. PNG and JSON do not belong together, or the PNG "
                 "was resized."
             )
-        return rows.astype(np.int32) + VOID
+        return np.repeat(rows.astype(np.int32) + VOID, lengths).reshape(id_map.shape)
 
 
 def _load_json(path: Path) -> dict[str, Any]:

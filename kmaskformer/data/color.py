@@ -104,8 +104,10 @@ def _change_hsv(pixels: tf.Tensor, saturation_factor: tf.Tensor, hue_shift: tf.T
     hue = tf.round(30.0 * sector / tf.maximum(spread, 1.0))
     saturation = tf.round(255.0 * spread / tf.maximum(value, 1.0))
     saturation = tf.clip_by_value(tf.floor(saturation * saturation_factor), 0.0, 255.0)
-    hue = tf.math.floormod(hue + tf.floor(hue_shift), 180.0) / 30.0
-    return _to_rgb(hue, value * saturation / 255.0, value)
+    # Two comparisons bring it back into a turn; a remainder would keep XLA from working on many pixels at a time.
+    hue = hue + tf.math.floormod(tf.floor(hue_shift), 180.0)
+    hue = hue + tf.where(hue < 0.0, 180.0, 0.0) - tf.where(hue >= 180.0, 180.0, 0.0)
+    return _to_rgb(hue / 30.0, value * saturation / 255.0, value)
 
 
 def _to_rgb(hue: tf.Tensor, chroma: tf.Tensor, value: tf.Tensor) -> tf.Tensor:

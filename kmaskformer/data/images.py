@@ -92,7 +92,7 @@ def read_panoptic_ids(source: ImageSource) -> np.ndarray:
         )
     # Four bytes per pixel are one little-endian number whose highest byte, alpha, is masked out.
     numbers = np.asarray(image.convert("RGBA")).view("<u4")[..., 0]
-    return (numbers & 0xFFFFFF).astype(np.int32)
+    return (numbers & 0xFFFFFF).view(np.int32)
 
 
 def read_pair(
@@ -160,7 +160,8 @@ def _decode_image(source: ImageSource, least_edge: int = 0) -> tuple[np.ndarray,
         return _grey_to_rgb(np.asarray(image), source), orientation, full_size
     # A palette's transparency goes through RGBA; a plain conversion would warn and lose it.
     image = image.convert("RGBA") if image.mode in ("P", "PA") else image
-    return np.asarray(image.convert("RGB")), orientation, full_size
+    # Converting from RGB to RGB would copy.
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), orientation, full_size
 
 
 def _grey_to_rgb(grey: np.ndarray, source: ImageSource) -> np.ndarray:

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from kmaskformer.data import targets
 from kmaskformer.data.cache import DiskCache, MemoryCache
+from kmaskformer.data.service import Service, named_function, offer, run_remotely, service_counters
 from kmaskformer.data.skipping import SkippingReader, check_on_error
 from kmaskformer.data.transforms import Transform, apply_transforms
 from kmaskformer.structures import VOID, DatasetInfo, ModelInputs, Sample, Targets
@@ -79,6 +80,7 @@ def training_dataset(
     batch_shapes: Sequence[tuple[int, int]] = (),
     on_error: str = "raise",
     shard: tuple[int, int] = (0, 1),
+    service: Service | None = None,
 ) -> tf.data.Dataset:
     """Batches to learn from.
 
@@ -105,6 +107,7 @@ def training_dataset(
         shard: `(index, count)` of this process among several that share each batch of `batch_size`: it prepares its
             part of every batch and nothing else, so that their parts together are the batch of one process. Use it in
             `strategy.distribute_datasets_from_function`.
+        service: Where samples are read and augmented, if not here. They are the same, but come in another order.
 
     Returns:
         A dataset of `(ModelInputs, Targets)` with the attributes `dataset_info`, `steps_per_epoch` and, with
@@ -115,10 +118,10 @@ def training_dataset(
             or options exclude one another.
     """
     _check(reader, batch_size)
-    _check_options(batch_size, image_size, batch_shapes, repeat, shard, on_error)
+    _check_options(batch_size, image_size, batch_shapes, repeat, shard, on_error, service)
     parallel = workers or tf.data.AUTOTUNE
     source = SkippingReader(reader) if on_error == "skip" else reader
-    load = _loader(_cached(source, cache), _has_overlaps(reader))
+    load = _loader(cached(source, cache), _has_overlaps(reader), service)
 
     def prepare(counter: tf.Tensor) -> tuple[ModelInputs, Targets]:
         index = _shuffled_index(counter, len(reader), seed) if shuffle else counter % len(reader)
@@ -126,10 +129,12 @@ def training_dataset(
         inputs, truth = targets.training_element(sample, min_area=min_area, max_segments=max_segments)
         return _require_fit(inputs, image_size), truth
 
-    counters = _counters(len(reader), first_batch * (batch_size // shard[1]), seed, repeat)
+    start = first_batch * (batch_size // shard[1])
+    counters = service_counters(len(reader), start, repeat) if service else _counters(len(reader), start, seed, repeat)
     if shard[1] > 1:
         counters = counters.map(lambda number: _sharded(number, batch_size, shard))
     elements = counters.map(prepare, num_parallel_calls=parallel, deterministic=True)
+    elements = run_remotely(elements, service) if service else elements
     dataset = _batch(elements, batch_size // shard[1], image_size, max_segments, drop_remainder=repeat)
     if batch_shapes:
         dataset = dataset.map(lambda inputs, truth: _pad_to_one_of(inputs, truth, batch_shapes))
@@ -187,7 +192,8 @@ def _can_be_read(reader: SkippingReader, index: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(readable, ())
 
 
-def _cached(reader: Reader, cache: bool | str | Path) -> Reader:
+def cached(reader: Reader, cache: bool | str | Path) -> Reader:
+    """The reader, which keeps its samples in memory (True), in a folder, or nowhere (False)."""
     if isinstance(cache, str | Path) and str(cache):
         return DiskCache(reader, cache)
     return MemoryCache(reader) if cache else reader
@@ -207,10 +213,16 @@ def _check_options(
     repeat: bool,
     shard: tuple[int, int],
     on_error: str,
+    service: Service | None,
 ) -> None:
     check_on_error(on_error)
     if image_size and batch_shapes:
         raise ValueError("Give `image_size` or `batch_shapes`, not both.")
+    if service and (on_error == "skip" or shard[1] > 1):
+        raise ValueError(
+            "A `service` reads elsewhere: it can neither list what it skipped nor give each process its part. "
+            f'Use on_error="raise" and no shards with it. Received: on_error={on_error!r}, shard={shard}.'
+        )
     index, count = shard
     if not 0 <= index < count or batch_size % count or (count > 1 and not repeat):
         raise ValueError(
@@ -223,17 +235,34 @@ def _has_overlaps(reader: Reader) -> bool:
     return getattr(reader, "has_overlaps", False)
 
 
-def _loader(reader: Reader, has_overlaps: bool = False):
-    """A function from an index tensor to a sample of tensors; Pillow and NumPy work outside Python's lock."""
-    keys = [key for key in _SAMPLE_TYPES if has_overlaps or key != "membership"]
+def offer_reader(reader: Reader, name: str) -> None:
+    """Lets pipelines of other processes, which were made for a service, read from `reader` in this one."""
+    offer(name, _read_function(reader, _keys(_has_overlaps(reader))))
 
+
+def _keys(has_overlaps: bool) -> list[str]:
+    return [key for key in _SAMPLE_TYPES if has_overlaps or key != "membership"]
+
+
+def _read_function(reader: Reader, keys: Sequence[str]):
     def read(index: np.ndarray) -> list:
         sample = reader[int(index)]
         values = {**sample, "image_id": np.bytes_(str(sample["image_id"]).encode())}
         return [values[key] for key in keys]
 
+    return read
+
+
+def _loader(reader: Reader, has_overlaps: bool = False, service: Service | None = None):
+    """A function from an index tensor to a sample of tensors; Pillow and NumPy work outside Python's lock."""
+    keys = _keys(has_overlaps)
+    types = [_SAMPLE_TYPES[key] for key in keys]
+
     def load(index: tf.Tensor) -> Sample:
-        values = tf.numpy_function(read, [index], [_SAMPLE_TYPES[key] for key in keys], stateful=False)
+        if service is not None:
+            values = named_function(service.reader_name, [index], types)
+        else:
+            values = tf.numpy_function(_read_function(reader, keys), [index], types, stateful=False)
         sample = dict(zip(keys, values, strict=True))
         for key in keys:
             sample[key].set_shape(_SAMPLE_SHAPES[key])

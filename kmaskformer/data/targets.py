@@ -89,10 +89,14 @@ def keep_segments(sample: Sample, keep: tf.Tensor) -> Sample:
     tables = {key: tf.boolean_mask(sample[key], keep) for key in _TABLES if key in sample}
     if "membership" in sample:
         return {**sample, **tables}
-    renumbered = tf.where(keep, tf.cumsum(tf.cast(keep, tf.int32)) - 1, VOID)
-    # Entry 0 stands for void, so that the map, shifted by one, is a row number of the table.
-    table = tf.concat([[VOID], renumbered], axis=0)
-    return {**sample, **tables, "segment_map": tf.gather(table, sample["segment_map"] - VOID)}
+    segment_map = sample["segment_map"]
+
+    def renumber() -> tf.Tensor:
+        # Entry 0 stands for void, so that the map, shifted by one, is a row number of the table.
+        table = tf.concat([[VOID], tf.where(keep, tf.cumsum(tf.cast(keep, tf.int32)) - 1, VOID)], axis=0)
+        return tf.gather(table, segment_map - VOID)
+
+    return {**sample, **tables, "segment_map": tf.cond(tf.reduce_all(keep), lambda: segment_map, renumber)}
 
 
 def _dense_masks(sample: Sample) -> tf.Tensor:

@@ -118,9 +118,10 @@ def _builder(name: str, data_dir: str | None) -> Any:
             f"tfds:{name}: TensorFlow Datasets has no such dataset ({str(error).splitlines()[0]})"
         ) from error
     if not builder.info.splits:
+        place = f", data_dir={str(data_dir)!r}" if data_dir else ""
         raise FileNotFoundError(
-            f"{builder.data_dir}: the dataset is not prepared. Run `tfds build {name} --data_dir "
-            f"{data_dir or builder.data_dir.removesuffix(builder.info.full_name)}`, or set data.root to where it is."
+            f"{builder.data_dir}: the dataset is not prepared. Set data.root to where it is, or download it: "
+            f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{place}).download_and_prepare()"'
         )
     return builder
 

@@ -34,7 +34,7 @@ class Records:
         if kind not in _OPENERS:
             raise ValueError(
                 f"{builder.data_dir}: files must be of one of the formats {', '.join(_OPENERS)}. Received: {kind}. "
-                f"Convert them with `tfds convert_format`."
+                "Prepare the dataset again in one of these."
             )
         instructions = builder.info.splits[split].file_instructions
         self._files = [_OPENERS[kind](Path(instruction.filename)) for instruction in instructions]

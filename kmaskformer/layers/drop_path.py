@@ -35,13 +35,17 @@ class DropPath(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """`(batch, ...)` to the same shape."""
+        factor = self.factor(inputs, training)
+        return inputs if factor is None else inputs * factor
+
+    def factor(self, inputs: Any, training: bool | None) -> Any:
+        """What `(batch, ...)` inputs are multiplied by, drawn anew: `(batch, 1, ...)`; None for nothing."""
         if not training or self.seed_generator is None:
-            return inputs
+            return None
         keep = 1.0 - self.rate
         shape = (ops.shape(inputs)[0], *[1] * (len(inputs.shape) - 1))
         drawn = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
-        factor = ops.cast(drawn < keep, inputs.dtype) / ops.cast(keep, inputs.dtype)
-        return inputs * factor
+        return ops.cast(drawn < keep, inputs.dtype) / ops.cast(keep, inputs.dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape

@@ -17,7 +17,8 @@ from kmaskformer.layers.window_attention import WindowAttention, join_windows, l
 class SwinBlock(keras.layers.Layer):
     """`x + attention(norm1(x))`, then `x + mlp(norm2(x))`; see `SwinTransformer` for the arguments.
 
-    With `shift`, windows lie `shift` pixels further down and right, so that information crosses their borders.
+    With `shift`, windows lie `shift` pixels further down and right, so that information crosses their borders. With
+    `recompute`, nothing in between is kept for the backward pass, which computes it again.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class SwinBlock(keras.layers.Layer):
         attention_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         qk_scale: float | None = None,
+        recompute: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -39,7 +41,7 @@ class SwinBlock(keras.layers.Layer):
         self.dim, self.num_heads, self.window_size, self.shift = dim, num_heads, window_size, shift
         self.mlp_ratio, self.qkv_bias, self.drop_rate = mlp_ratio, qkv_bias, drop_rate
         self.attention_drop_rate, self.drop_path_rate = attention_drop_rate, drop_path_rate
-        self.qk_scale = qk_scale
+        self.qk_scale, self.recompute = qk_scale, recompute
         self.norm1 = make_norm("layer", name="norm1", dtype=policy)
         self.attn = WindowAttention(
             dim,
@@ -61,18 +63,26 @@ class SwinBlock(keras.layers.Layer):
             layer.build(input_shape)
         self.attn.build((None, self.window_size**2, self.dim))
 
-    def call(self, inputs: Any, window_mask: Any = None) -> Any:
+    def call(self, inputs: Any, window_mask: Any = None, training: bool | None = None) -> Any:
         """One block.
 
         Args:
             inputs: `(batch, height, width, dim)`.
             window_mask: Mask of the shifted windows (see `shifted_window_mask`); needed only with `shift`.
+            training: Whether dropout and stochastic depth act.
 
         Returns:
             Same shape as `inputs`.
         """
-        x = inputs + self.drop_path(self._attend(self.norm1(inputs), window_mask))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        # Drawn outside of what is computed twice, where the second draw would be another one.
+        factors = [self.drop_path.factor(inputs, training) for _ in range(2)]
+        if not (self.recompute and training):
+            return self._residuals(inputs, window_mask, *factors)
+        return keras.remat(lambda x: self._residuals(x, window_mask, *factors))(inputs)
+
+    def _residuals(self, inputs: Any, window_mask: Any, attention_factor: Any, mlp_factor: Any) -> Any:
+        x = inputs + _scaled(self._attend(self.norm1(inputs), window_mask), attention_factor)
+        return x + _scaled(self.mlp(self.norm2(x)), mlp_factor)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
@@ -90,6 +100,7 @@ class SwinBlock(keras.layers.Layer):
             "attention_drop_rate": self.attention_drop_rate,
             "drop_path_rate": self.drop_path_rate,
             "qk_scale": self.qk_scale,
+            "recompute": self.recompute,
         }
 
     def _attend(self, x: Any, window_mask: Any) -> Any:
@@ -130,6 +141,10 @@ class SwinMLP(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         config = {"dim": self.dim, "hidden_dim": self.hidden_dim, "drop_rate": self.drop_rate}
         return {**super().get_config(), **config}
+
+
+def _scaled(x: Any, factor: Any) -> Any:
+    return x if factor is None else x * factor
 
 
 def gelu(x: Any) -> Any:

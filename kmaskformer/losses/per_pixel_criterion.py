@@ -61,7 +61,7 @@ class PerPixelCriterion:
         self.deep_supervision = deep_supervision
         self.ce_normalization = ce_normalization
 
-    def __call__(self, outputs: ModelOutputs, targets: Targets) -> dict[str, Tensor]:
+    def __call__(self, outputs: ModelOutputs, targets: Targets, normalizers: Tensor | None = None) -> dict[str, Tensor]:
         """The weighted terms of the loss; the total is their sum.
 
         Args:
@@ -69,6 +69,7 @@ class PerPixelCriterion:
                 a list of the same key; any floating dtype. Losses are computed in float32.
             targets: A batch of targets, of the images' size or padded as the model pads them (see `pad_targets`). Its
                 labels are classes; where masks overlap, the last row of the table has the pixel.
+            normalizers: Denominator to use instead of that of `targets`, for batches that are worked off in parts.
 
         Returns:
             Scalars `loss_sem_seg` of the last layer and, with deep supervision, `loss_sem_seg_0`, ... of the earlier
@@ -82,13 +83,17 @@ class PerPixelCriterion:
         layers = [outputs, *(outputs.get("aux_outputs") or ())] if self.deep_supervision else [outputs]
         targets = pad_targets(targets, ops.shape(outputs["logits"])[1:3])
         class_map = target_class_map(targets)
-        scale = self.weight / self._num_pixels(class_map)
+        scale = self.weight / (self._num_pixels(class_map) if normalizers is None else normalizers)
         return {
             "loss_sem_seg" if index == 0 else f"loss_sem_seg_{index - 1}": (
                 scale * upsampled_cross_entropy(layer["logits"], class_map)
             )
             for index, layer in enumerate(layers)
         }
+
+    def normalizers(self, targets: Targets, num_queries: int = 0) -> Tensor:
+        """Labelled pixels of a batch of targets, per replica; `num_queries` plays no part."""
+        return self._num_pixels(target_class_map(targets))
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kmaskformer.models.gradients import agree_on_finite, terms_and_gradients
 from kmaskformer.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImagePreprocessing
 from kmaskformer.ops import replicas
 from kmaskformer.structures import VOID, DatasetInfo
@@ -55,6 +56,7 @@ class SegmentationModel(keras.Model):
         )
         self.dataset_info = dataset_info
         self.criterion = None
+        self.accumulation_steps = 1
         self.mean_loss = keras.metrics.Mean(name="mean_loss")
 
     @property
@@ -99,7 +101,12 @@ class SegmentationModel(keras.Model):
         return features[name]
 
     def compile(
-        self, optimizer: Any = "adamw", criterion: Any = None, jit_compile: bool = False, **kwargs: Any
+        self,
+        optimizer: Any = "adamw",
+        criterion: Any = None,
+        jit_compile: bool = False,
+        accumulation_steps: int = 1,
+        **kwargs: Any,
     ) -> None:
         """Set up training; then `fit` works on datasets of `(ModelInputs, Targets)`.
 
@@ -107,11 +114,20 @@ class SegmentationModel(keras.Model):
             optimizer: Any Keras optimizer; the reference's is `kmaskformer.build_optimizer`.
             criterion: Callable `(outputs, targets) -> {term: weighted scalar}`; the loss is the terms' sum.
             jit_compile: Compile the step with XLA. Worth it when all batches have one shape.
+            accumulation_steps: Each batch is worked off in so many parts, whose gradients are added up before the one
+                update: the same update with the memory of a part (but batch norms see the part only). It needs a
+                criterion with `normalizers(targets, num_queries)`, as those of this package have.
             **kwargs: `run_eagerly`, `steps_per_execution` and `auto_scale_loss` of Keras.
 
         Raises:
-            ValueError: If `jit_compile` is asked for with a criterion that leaves the graph.
+            ValueError: If `jit_compile` is asked for with a criterion that leaves the graph, or
+                `accumulation_steps` is not positive or the criterion does not allow it.
         """
+        if accumulation_steps < 1 or (accumulation_steps > 1 and not hasattr(criterion, "normalizers")):
+            raise ValueError(
+                "`accumulation_steps` must be a positive integer, and 1 for a criterion without `normalizers`. "
+                f"Received: accumulation_steps={accumulation_steps}, criterion={type(criterion).__name__}"
+            )
         if jit_compile and not getattr(criterion, "supports_jit", True):
             raise ValueError(
                 "`jit_compile=True` needs a criterion inside the graph, but its matcher calls SciPy. "
@@ -119,20 +135,29 @@ class SegmentationModel(keras.Model):
             )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self.criterion = criterion
+        self.accumulation_steps = accumulation_steps
 
     def train_step(self, data: tuple[Any, Any]) -> dict[str, Any]:
-        """One optimisation step; returns the loss and every weighted term of it."""
-        import tensorflow as tf
-
+        """One update; returns the loss, every weighted term of it, and the gradient's norm where it is known."""
         inputs, targets = data
-        with tf.GradientTape() as tape:
-            terms = self._loss_terms(inputs, targets, training=True)
-            loss = sum(terms.values())
+        # Denominators follow from the targets alone: they are those of the whole batch, of all replicas.
+        options = {}
+        if self.accumulation_steps > 1:
+            options = {"normalizers": self.criterion.normalizers(targets, self.num_queries)}
+        terms, gradients = terms_and_gradients(
+            lambda part: self._loss_terms(*part, training=True, **options),
             # A replica's terms average to the global loss, and the optimizer sums gradients over replicas.
-            scaled_loss = self.optimizer.scale_loss(loss / replicas.num_replicas())
-        gradients = tape.gradient(scaled_loss, self.trainable_variables)
+            lambda loss: self.optimizer.scale_loss(loss / replicas.num_replicas()),
+            (inputs, targets),
+            self.trainable_variables,
+            self.accumulation_steps,
+        )
+        loss = sum(terms.values())
+        is_scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        gradients = agree_on_finite(loss, gradients, check_gradients=is_scaled)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        return {"loss": loss, **terms}
+        norm = getattr(getattr(self.optimizer, "inner_optimizer", self.optimizer), "gradient_norm", None)
+        return {"loss": loss, **terms, **({} if norm is None else {"gradient_norm": norm})}
 
     def test_step(self, data: tuple[Any, Any]) -> dict[str, Any]:
         """The mean loss of the batches so far, without dropout or update."""
@@ -140,11 +165,22 @@ class SegmentationModel(keras.Model):
         self.mean_loss.update_state(sum(self._loss_terms(inputs, targets, training=False).values()))
         return {"loss": self.mean_loss.result()}
 
-    def _loss_terms(self, inputs: Any, targets: Any, training: bool) -> dict[str, Any]:
+    @property
+    def num_queries(self) -> int:
+        """Queries of the transformer decoder; 0 for a model without one."""
+        return getattr(getattr(self, "transformer_decoder", None), "num_queries", 0)
+
+    def _make_function(self, step_function: Any) -> Any:
+        # Several workers: Keras reduces logs along their first axis, which scalars lack.
+        if self.distribute_strategy.extended._in_multi_worker_mode():
+            return super()._make_function(lambda data: {k: v[None] for k, v in step_function(data).items()})
+        return super()._make_function(step_function)
+
+    def _loss_terms(self, inputs: Any, targets: Any, training: bool, **options: Any) -> dict[str, Any]:
         if self.criterion is None:
             raise ValueError("The model has no criterion. Call `model.compile(optimizer=..., criterion=...)` first.")
         outputs = self(inputs, training=training)
-        return self.criterion(outputs, self.pad_targets(targets))
+        return self.criterion(outputs, self.pad_targets(targets), **options)
 
     def pad_targets(self, targets: dict[str, Any]) -> dict[str, Any]:
         """Targets grown to the padded size, so that they cover what the mask logits cover.
@@ -188,6 +224,7 @@ class SegmentationModel(keras.Model):
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "criterion": keras.saving.serialize_keras_object(self.criterion),
             "jit_compile": self.jit_compile,
+            "accumulation_steps": self.accumulation_steps,
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ here is TensorFlow Serving's, and most bodies are images.
 | `POST /segment?model=&task=&format=json\\|png` | a picture (the body, or a form's file) to segments or an overlay |
 | `POST /v1/models/NAME[/versions/V]:predict` | TensorFlow Serving's protocol |
 | `GET /v1/models/NAME[/versions/V]`, `.../metadata` | its status and signatures |
+| `GET /`, `GET /static/...` | a page to try the models in a browser; see `page.py` |
+| `GET /models` | what the page needs to know: each model's task and classes, and the limits |
 | `GET /healthz`, `GET /metrics` | for orchestration and Prometheus |
 """
 
@@ -38,6 +40,7 @@ from kmaskformer.serving.images import check_header, decode
 from kmaskformer.serving.limits import Limits
 from kmaskformer.serving.metrics import ServerMetrics
 from kmaskformer.serving.model import ServedModel
+from kmaskformer.serving.page import page_routes
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +76,8 @@ class SegmentationServer:
 
     def _routes(self) -> list[Route]:
         routes = [
+            *page_routes(),
+            Route("/models", self._list_models),
             Route("/segment", self._guarded("segment", self._segment), methods=["POST"]),
             Route("/healthz", self._health),
             Route("/metrics", self._metrics),
@@ -156,6 +161,10 @@ class SegmentationServer:
         if any(image.format not in ("JPEG", "PNG") for image in images):
             raise RequestError(415, "`serve_encoded` reads JPEG and PNG files. Convert the image, or use /segment.")
         return max(image.height for image in images), max(image.width for image in images)
+
+    async def _list_models(self, request: Request) -> Response:
+        limits = {name: getattr(self.limits, name) for name in ("body_bytes", "image_pixels")}
+        return JSONResponse({"models": [model.describe() for model in self.models.values()], "limits": limits})
 
     async def _status(self, request: Request) -> Response:
         model = self._named_model(request)

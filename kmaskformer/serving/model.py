@@ -55,6 +55,16 @@ class ServedModel:
         """Whether all outputs are there that a table of segments is made from."""
         return set(NEEDED_OUTPUTS[self.task]) <= set(self.signatures["serving_default"]["outputs"])
 
+    def describe(self) -> dict[str, Any]:
+        """Name, version, task and classes, for clients that show its answers; plain JSON."""
+        info, things = self.info, set(self.info.thing_ids)
+        classes = [
+            {"name": name, "color": list(color), "is_thing": index in things}
+            for index, (name, color) in enumerate(zip(info.class_names, info.colors, strict=True))
+        ]
+        facts = {"name": self.name, "version": self.version, "task": self.task, "dataset": info.name}
+        return {**facts, "describes_segments": self.describes_segments, "classes": classes}
+
     def run(self, signature: str, values: np.ndarray) -> Arrays:
         """Outputs of a signature for its one input."""
         (name,) = self.signatures[signature]["inputs"]

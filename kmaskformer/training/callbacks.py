@@ -1,4 +1,4 @@
-"""Keras callbacks of a training run: progress bar, metrics, evaluation, pictures, and a stop on a non-finite loss.
+"""Keras callbacks of a training run: progress bar, metrics, evaluation and pictures.
 
 They count optimizer updates (`model.optimizer.iterations`), so that a resumed run goes on with the right numbers, and
 they take functions rather than data: what is evaluated or drawn is for the caller to say.
@@ -16,26 +16,16 @@ from typing import Any
 import keras
 import numpy as np
 
+from kmaskformer.training.averages import averaged_weights
 from kmaskformer.training.run_log import RunLog, scalars, write_aside
 
 LOSS_NAMES = ("loss", "loss_ce", "loss_mask", "loss_dice")
 """What the progress bar shows: the total, and the three kinds of the last decoder layer."""
 
 
-class NonFiniteLossError(ArithmeticError):
-    """The loss or the gradient became NaN or infinite."""
-
-
 def current_step(model: keras.Model) -> int:
     """Optimizer updates that `model` has had."""
     return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-
-
-def nonfinite_terms(logs: Mapping[str, Any] | None) -> dict[str, float]:
-    """The entries of `logs` that are NaN or infinite, single terms before the total loss and the gradient."""
-    bad = {name: value for name, value in scalars(logs or {}).items() if not math.isfinite(value)}
-    last = ("loss", "gradient_norm")
-    return dict(sorted(bad.items(), key=lambda item: last.index(item[0]) if item[0] in last else -1))
 
 
 class IntervalCallback(keras.callbacks.Callback):
@@ -118,28 +108,6 @@ class LossProgressBar(keras.callbacks.ProgbarLogger):
         return {name: logs[name] for name in self.names if name in logs}
 
 
-class StopOnNonFinite(keras.callbacks.Callback):
-    """Ends the run with an error that names the term as soon as a loss or the gradient is not finite.
-
-    The error leaves `fit` before any callback saves weights, so that the last checkpoint is a good one.
-
-    Raises:
-        NonFiniteLossError: From `fit`, after the first update with a NaN or infinite entry in its logs.
-    """
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        bad = nonfinite_terms(logs)
-        if not bad:
-            return
-        others = {name: value for name, value in scalars(logs or {}).items() if name not in bad}
-        raise NonFiniteLossError(
-            f"Update {current_step(self.model)}: {_listed(bad)}. The run stops; saved weights are untouched. "
-            f"Finite: {_listed(others) or 'nothing'}. "
-            "A lower learning rate, a longer warm-up or float32 instead of float16 usually helps; "
-            "check the images and labels of this batch too."
-        )
-
-
 class StopAtStep(keras.callbacks.Callback):
     """Ends the run after a number of updates, whatever epochs are asked of `fit`: a resumed run stops in time.
 
@@ -183,15 +151,18 @@ class TrainingLog(IntervalCallback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._seconds += time.perf_counter() - self._started
-        for name, value in scalars(logs or {}).items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
         self._batches += 1
+        values = scalars(logs or {})
+        if all(math.isfinite(value) for value in values.values()):  # a batch that was skipped has no mean
+            self._counted += 1
+            for name, value in values.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
         super().on_train_batch_end(batch, logs)
 
     def act(self, step: int, logs: Mapping[str, Any]) -> None:
         if self._batches == 0:
             return
-        means = {name: value / self._batches for name, value in self._sums.items()}
+        means = {name: value / self._counted for name, value in self._sums.items()}
         seconds = self._seconds / self._batches
         others = {"learning_rate": self._learning_rate, "epoch": self.epoch, "seconds_per_step": seconds}
         self.run_log.write("train", step, {**means, **others})
@@ -200,6 +171,7 @@ class TrainingLog(IntervalCallback):
     def _reset(self) -> None:
         self._sums: dict[str, float] = {}
         self._batches = 0
+        self._counted = 0
         self._seconds = 0.0
 
 
@@ -249,7 +221,7 @@ class EvaluateCallback(IntervalCallback):
 
     def act(self, step: int, logs: Mapping[str, Any]) -> None:
         self.scores = scalars(self.evaluate_fn())
-        print(f"\nUpdate {step}: {_listed(self.scores)}", flush=True)
+        print(f"\nUpdate {step}: {listed(self.scores)}", flush=True)
         if self.run_log is not None:
             self.run_log.write("evaluation", step, self.scores)
         if self.monitor is not None:
@@ -269,7 +241,8 @@ class EvaluateCallback(IntervalCallback):
             raise ValueError(f"`monitor` must be one of {sorted(self.scores)}. Received: monitor={self.monitor!r}")
         if self.scores[self.monitor] > self.best_score:
             self.best_score = self.scores[self.monitor]
-            save_model(self.model, self.best_weights)
+            with averaged_weights(self.model):
+                save_model(self.model, self.best_weights)
 
 
 class PredictionPictures(IntervalCallback):
@@ -336,5 +309,6 @@ def without_optimizer(model: keras.Model) -> Iterator[None]:
         model.optimizer = optimizer
 
 
-def _listed(values: Mapping[str, float]) -> str:
+def listed(values: Mapping[str, float]) -> str:
+    """`name value, name value`, for messages."""
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())

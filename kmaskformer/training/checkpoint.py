@@ -18,7 +18,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kmaskformer.training.callbacks import IntervalCallback, current_step, nonfinite_terms, without_optimizer
+from kmaskformer.training.callbacks import IntervalCallback, current_step, without_optimizer
+from kmaskformer.training.nonfinite import nonfinite_terms
 from kmaskformer.training.run_log import sync
 
 _WEIGHTS = "model.weights.h5"
@@ -29,22 +30,29 @@ _PARTIAL = "partial."
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
-    """Where a run stands: `step`, the optimizer updates done; `epoch`, the number of the current one from 0."""
+    """Where a run stands.
+
+    `step`: optimizer updates done. `epoch`: number of the current one, from 0. `batch`: batches of data used, which
+    are more than the updates where loss scaling left some out.
+    """
 
     step: int
     epoch: int
+    batch: int
 
 
 class RunCheckpoint(IntervalCallback):
     """Saves a checkpoint every so many updates and at the end of the run, and keeps the newest.
 
-    After an update whose logs are not finite nothing is saved.
+    After an update whose logs are not finite nothing is saved. A checkpoint that cannot be written, on a full disk, is
+    warned of and the run goes on; the one before stays.
 
     Args:
         folder: Folder of the checkpoints, `RUN/checkpoints`; created when missing.
         every_steps: Updates between two checkpoints; `None` for none by updates.
         every_epochs: Epochs between two checkpoints; `None` for none by epochs.
         keep: How many of the newest checkpoints stay.
+        first_batch: Batches used before, where a run is resumed.
 
     Raises:
         ValueError: If `keep` or an interval is less than 1.
@@ -57,12 +65,15 @@ class RunCheckpoint(IntervalCallback):
         every_steps: int | None = None,
         every_epochs: int | None = None,
         keep: int = 2,
+        first_batch: int = 0,
     ) -> None:
         super().__init__(every_steps, every_epochs)
         if keep < 1:
             raise ValueError(f"`keep` must be at least 1. Received: keep={keep}")
         self.folder = Path(folder)
         self.keep = keep
+        self._batches_before = first_batch
+        self._batches = first_batch
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
@@ -71,10 +82,28 @@ class RunCheckpoint(IntervalCallback):
         for later in list_checkpoints(self.folder):
             self._clear_later(later)
 
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self._batches_before = self._batches
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._batches = self._batches_before + batch + 1
+        super().on_train_batch_end(batch, logs)
+
     def act(self, step: int, logs: Mapping[str, Any]) -> None:
+        self.save(logs)
+
+    def save(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Saves now, unless the `logs` are not finite."""
         if nonfinite_terms(logs):
             return
-        save_checkpoint(self.model, self.folder, self.epoch)
+        try:
+            save_checkpoint(self.model, self.folder, self.epoch, self._batches)
+        except OSError as error:
+            left = list_checkpoints(self.folder)
+            message = f"{self.folder}: the checkpoint of update {current_step(self.model)} cannot be written: {error}. "
+            warnings.warn(f"{message}The newest is {left[-1].name if left else 'none'}.", RuntimeWarning, stacklevel=2)
+            return
         for old in list_checkpoints(self.folder)[: -self.keep]:
             shutil.rmtree(old)
 
@@ -90,16 +119,20 @@ class RunCheckpoint(IntervalCallback):
         shutil.rmtree(path)
 
 
-def save_checkpoint(model: keras.Model, folder: str | os.PathLike, epoch: int = 0) -> Path:
+def save_checkpoint(model: keras.Model, folder: str | os.PathLike, epoch: int = 0, batch: int | None = None) -> Path:
     """Saves where the training of `model` stands.
 
     Args:
         model: Built and compiled model.
         folder: Folder of the checkpoints; created when missing.
         epoch: Number of the current epoch, from 0.
+        batch: Batches of data used; as many as updates if not given.
 
     Returns:
         The folder of the new checkpoint.
+
+    Raises:
+        OSError: If it cannot be written; nothing of it is left then.
     """
     step = current_step(model)
     final = Path(folder) / f"step_{step:08d}"
@@ -107,7 +140,7 @@ def save_checkpoint(model: keras.Model, folder: str | os.PathLike, epoch: int = 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write(model, partial, RunState(step, epoch))
+        _write(model, partial, RunState(step, epoch, step if batch is None else batch))
         shutil.rmtree(final, ignore_errors=True)
         os.rename(partial, final)
     finally:
@@ -156,7 +189,7 @@ def restore_checkpoint(model: keras.Model, path: str | os.PathLike) -> RunState:
         for kind, variables in _state_variables(model).items():
             _assign_all(path, kind, variables, [arrays[name] for name in arrays if name.startswith(f"{kind}/")])
     manifest = json.loads((path / _MANIFEST).read_text())
-    return RunState(manifest["step"], manifest["epoch"])
+    return RunState(manifest["step"], manifest["epoch"], manifest.get("batch", manifest["step"]))
 
 
 def _write(model: keras.Model, folder: Path, state: RunState) -> None:

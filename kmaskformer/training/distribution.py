@@ -49,6 +49,14 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_type == "chief" or (workers_only and resolver.task_type == "worker" and resolver.task_id == 0)
 
 
+def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
+    """Whether `flag` is set in any process of the run; every process must ask equally often."""
+    if not strategy.extended._in_multi_worker_mode():
+        return flag
+    flags = strategy.run(lambda: tf.constant(float(flag)))
+    return float(strategy.reduce("SUM", flags, axis=None)) > 0
+
+
 def _local_devices() -> list[tf.config.LogicalDevice]:
     return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
 

@@ -53,8 +53,10 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         weight_decay_embed: Weight decay of embeddings (the queries). Position tables are never decayed.
         backbone_multiplier: Factor of the learning rate in the backbone.
         clip_norm: Largest L2 norm of the gradient of all variables together; `None` to leave it as it is.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor` and
-            `gradient_accumulation_steps` of `keras.optimizers.Optimizer`.
+        skip_nonfinite: Whether an update whose gradient is not finite changes neither weights nor moments. It counts
+            as an update all the same, so that schedules and the order of the data go on.
+        **kwargs: `name`, `use_ema`, `ema_momentum` and `loss_scale_factor` of `keras.optimizers.Optimizer`. The
+            averages of the weights stay beside them, in the optimizer: see `averaged_weights`.
 
     Raises:
         ValueError: If an argument is outside its range, or one of Keras' own clips is asked for.
@@ -68,6 +70,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         weight_decay_embed: float = 0.0,
         backbone_multiplier: float = 0.1,
         clip_norm: float | None = 0.01,
+        skip_nonfinite: bool = False,
         **kwargs: Any,
     ) -> None:
         for name in ("clipnorm", "clipvalue", "global_clipnorm"):
@@ -85,6 +88,7 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         self.weight_decay_embed = float(weight_decay_embed)
         self.backbone_multiplier = float(backbone_multiplier)
         self.clip_norm = clip_norm if clip_norm is None else float(clip_norm)
+        self.skip_nonfinite = bool(skip_nonfinite)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates the state of `variables`, the model's trainable variables, and fixes their groups."""
@@ -134,8 +138,34 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         ]
 
     def get_config(self) -> dict[str, Any]:
-        own = ("weight_decay_norm", "weight_decay_embed", "backbone_multiplier", "clip_norm")
+        own = ("weight_decay_norm", "weight_decay_embed", "backbone_multiplier", "clip_norm", "skip_nonfinite")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one `variable`, and what is kept about it, by its summed and clipped `gradient`."""
+        index = self._get_variable_index(variable)
+        gradient = ops.cast(gradient, variable.dtype)
+        rate = ops.cast(learning_rate, "float32") * self._multipliers[index]
+        values = self.new_values(gradient, variable, index, rate)
+        is_good = ops.isfinite(self._gradient_norm) if self.skip_nonfinite else None
+        for target, value in values:
+            self.assign(target, value if is_good is None else ops.where(is_good, value, target))
+        if self.use_ema:
+            self._average(self._model_variables_moving_average[index], variable)
+
+    def new_values(self, gradient: Any, variable: Any, index: int, rate: Any) -> list[tuple[Any, Any]]:
+        """What an update sets: pairs of a variable and its new value, with the group's learning rate `rate`."""
+        raise NotImplementedError
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Nothing: Keras would replace the weights by their averages, and a resumed run would go on from those."""
+
+    def _average(self, average: Any, variable: Any) -> None:
+        momentum = ops.cast(ops.not_equal(self.iterations, 0), variable.dtype) * self.ema_momentum
+        self.assign(average, momentum * average + (1 - momentum) * variable)
+
+    def _update_model_variables_moving_average(self, trainable_variables: Sequence[Any]) -> None:
+        """Nothing: the averages are part of `update_step`, since replicas may not write outside of it."""
 
     def _get_current_learning_rate(self) -> Any:
         # Keras hands schedules the number of batches, which differs from that of updates under accumulation.
@@ -217,21 +247,17 @@ class AdamW(GroupedOptimizer):
         slots = self.add_optimizer_variables(variables, ["momentum", "velocity"])
         self._momentums, self._velocities = slots
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one `variable`, and its two moments, by its summed and clipped `gradient`."""
-        index = self._get_variable_index(variable)
+    def new_values(self, gradient: Any, variable: Any, index: int, rate: Any) -> list[tuple[Any, Any]]:
         dtype = variable.dtype
-        gradient = ops.cast(gradient, dtype)
-        rate = ops.cast(learning_rate, "float32") * self._multipliers[index]
         mean, square = self._momentums[index], self._velocities[index]
-        self.assign(mean, mean * self.beta_1 + gradient * (1 - self.beta_1))
-        self.assign(square, square * self.beta_2 + ops.square(gradient) * (1 - self.beta_2))
+        new_mean = mean * self.beta_1 + gradient * (1 - self.beta_1)
+        new_square = square * self.beta_2 + ops.square(gradient) * (1 - self.beta_2)
         step_size = ops.cast(rate / self._bias_correction(self.beta_1), dtype)
         root = ops.cast(ops.sqrt(self._bias_correction(self.beta_2)), dtype)
-        update = step_size * mean / (ops.sqrt(square) / root + self.epsilon)
+        update = step_size * new_mean / (ops.sqrt(new_square) / root + self.epsilon)
         if self._decays[index] > 0:
             update = update + ops.cast(rate * self._decays[index], dtype) * variable
-        self.assign_sub(variable, update)
+        return [(mean, new_mean), (square, new_square), (variable, variable - update)]
 
     def _bias_correction(self, beta: float) -> Any:
         """`1 - beta ** t`; by expm1, since the plain float32 difference is off by 1e-5 for the first steps."""
@@ -279,14 +305,12 @@ class SGD(GroupedOptimizer):
         super().build(variables)
         self._momentums = self.add_optimizer_variables(variables, "momentum")
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one `variable`, and its momentum, by its summed and clipped `gradient`."""
-        index = self._get_variable_index(variable)
-        rate = ops.cast(ops.cast(learning_rate, "float32") * self._multipliers[index], variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype) + self._decays[index] * variable
-        buffer = self._momentums[index]
-        self.assign(buffer, buffer * self.momentum + gradient)
-        self.assign_sub(variable, rate * (gradient + self.momentum * buffer if self.nesterov else buffer))
+    def new_values(self, gradient: Any, variable: Any, index: int, rate: Any) -> list[tuple[Any, Any]]:
+        buffer, rate = self._momentums[index], ops.cast(rate, variable.dtype)
+        gradient = gradient + self._decays[index] * variable
+        new_buffer = buffer * self.momentum + gradient
+        step = gradient + self.momentum * new_buffer if self.nesterov else new_buffer
+        return [(buffer, new_buffer), (variable, variable - rate * step)]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}

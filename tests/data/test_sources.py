@@ -160,3 +160,14 @@ def test_split_parts_a_dataset():
     assert [int(again[i]["image"][0, 0, 0]) for i in range(3)] == values[1]
     with pytest.raises(ValueError, match=r"fraction=1\.0"):
         kmf.data.split(reader, 1.0)
+
+
+def test_coco_files_and_prepared_datasets_by_their_own_readers(tmp_path):
+    """The last two sources are covered with their readers; here, that the call reaches them."""
+    with pytest.raises(FileNotFoundError, match=r"no\.json: no such annotation file"):
+        kmf.data.from_coco_json(tmp_path / "no.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no\.json: no such annotation file"):
+        kmf.data.from_coco_panoptic(tmp_path / "no.json", tmp_path, tmp_path)
+    pytest.importorskip("tensorflow_datasets", reason="needs the extra `data`", exc_type=ImportError)
+    with pytest.raises(FileNotFoundError, match="oxford_iiit_pet"):
+        kmf.data.from_tfds("oxford_iiit_pet", data_dir=tmp_path)

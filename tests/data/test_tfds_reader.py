@@ -220,9 +220,8 @@ def test_what_cannot_be_read(pets, tmp_path, monkeypatch):
 
 
 def test_a_dataset_that_is_not_prepared(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=rf"is not prepared. Run `tfds build oxford_iiit_pet --data_dir {tmp_path}"
-    ):
+    command = rf"tfds.builder\('oxford_iiit_pet', data_dir='{tmp_path}'\).download_and_prepare\(\)"
+    with pytest.raises(FileNotFoundError, match=rf"is not prepared. Set data.root to .* or download it: .*{command}"):
         TfdsReader("oxford_iiit_pet", data_dir=str(tmp_path))
 
 

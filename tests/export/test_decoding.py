@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -33,6 +35,43 @@ def test_jpeg_equals_pillow(scene, subsampling):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "LA"])
 def test_png_equals_pillow(scene, mode):
     check(encode(Image.fromarray(scene(20, 31)).convert(mode), "PNG"))
+
+
+@pytest.mark.parametrize("high", [200, 255, 256, 4095, 4096, 65535])
+def test_grey_of_16_bits(rng, high):
+    grey = rng.integers(0, high, (20, 31), dtype=np.uint16)
+    grey[0, 0] = high
+    contents = encode(Image.fromarray(grey), "PNG")
+    assert contents[24:26] == b"\x10\x00", "the test should write 16 bits"
+    check(contents)
+
+
+def test_colors_of_16_bits(rng):
+    """Pillow cannot write them; this is a PNG file by hand."""
+    check(write_png(rng.integers(0, 65536, (9, 13, 3), dtype=np.uint16), color_type=2))
+    check(write_png(rng.integers(0, 65536, (9, 13, 4), dtype=np.uint16), color_type=6))
+    check(write_png(rng.integers(0, 65536, (9, 13, 2), dtype=np.uint16), color_type=4))
+
+
+def write_png(pixels, color_type):
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    packed = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_orientation_of_a_png(scene):
+    for mode in ("RGB", "L"):
+        for orientation in (1, 3, 6):
+            exif = Image.Exif()
+            exif[ExifTags.Base.Orientation] = orientation
+            contents = encode(Image.fromarray(scene(24, 40)).convert(mode), "PNG", exif=exif)
+            assert int(exif_orientation(tf.constant(contents))) == orientation
+            check(contents)
 
 
 def test_grey_jpeg(scene):

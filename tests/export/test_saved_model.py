@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 
@@ -182,6 +183,42 @@ def test_runs_where_neither_package_nor_keras_is_installed(exported, scene, run_
     outputs = {key: tf.constant(value) for key, value in np.load(tmp_path / "results.npz").items()}
     for index, expected in enumerate(segmenter(list(images))):
         check_equal(outputs, index, expected)
+
+
+def test_signatures_are_what_tensorflow_serving_serves(exported, scene):
+    """Its REST protocol stacks `instances` into the one input, and splits all outputs along a common batch axis."""
+    folder, loaded, segmenter = exported
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((folder / "saved_model.pb").read_bytes())
+    assert "serve" in saved.meta_graphs[0].meta_info_def.tags
+    definitions = saved.meta_graphs[0].signature_def
+    pair = [scene(20, 30, seed) for seed in (0, 1)]
+    requests = {  # as the protocol writes them
+        "serving_default": {"instances": [image.tolist() for image in pair]},
+        "raw": {"instances": [{"images": image.tolist()} for image in pair]},
+        "serve_encoded": {"instances": [{"b64": base64.b64encode(encode(image, "PNG")).decode()} for image in pair]},
+    }
+    for name, request in requests.items():
+        definition = definitions[name]
+        assert definition.method_name == "tensorflow/serving/predict"
+        ((alias, info),) = definition.inputs.items()
+        assert info.dtype == (tf.string if name == "serve_encoded" else tf.uint8).as_datatype_enum
+        assert info.tensor_shape.dim[0].size == -1
+        values = _stack_as_the_protocol_says(
+            json.loads(json.dumps(request))["instances"], alias, tf.as_dtype(info.dtype)
+        )
+        outputs = loaded.signatures[name](**{alias: values})
+        assert set(outputs) == set(definition.outputs)
+        assert {value.shape[0] for value in outputs.values()} == {2}
+        assert all(output.tensor_shape.dim[0].size == -1 for output in definition.outputs.values())
+    assert (outputs["image_sizes"].numpy() == (20, 30)).all()
+    check_equal({k: v for k, v in outputs.items() if k != "image_sizes"}, 1, segmenter(pair[1]))
+
+
+def _stack_as_the_protocol_says(instances, alias, dtype):
+    rows = [row[alias] if isinstance(row, dict) and set(row) == {alias} else row for row in instances]
+    rows = [base64.b64decode(row["b64"]) if isinstance(row, dict) else row for row in rows]
+    return tf.constant(rows, dtype)
 
 
 def test_reloads_as_a_keras_layer(exported, scene):

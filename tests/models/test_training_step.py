@@ -10,8 +10,9 @@ import tensorflow as tf
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.losses.matcher import HungarianMatcher
 from kmaskformer.losses.set_criterion import SetCriterion
+from kmaskformer.models.gradients import agree_on_finite
 from kmaskformer.ops.masks import masks_from_segment_map
-from kmaskformer.training.optimizer import AdamW
+from kmaskformer.training.optimizer import SGD, AdamW
 
 TERMS = {f"loss_{kind}{layer}" for kind in ("ce", "mask", "dice") for layer in ("", "_0")}
 
@@ -60,7 +61,7 @@ def test_fit_learns_a_batch(make_model, images):
     model.compile(AdamW(learning_rate=3e-3, backbone_multiplier=1.0, clip_norm=1.0), SetCriterion())
     first, before = float(model.test_step(batch)["loss"]), model.get_weights()
     history = model.fit(dataset, verbose=0).history
-    assert set(history) == {"loss", *TERMS}
+    assert set(history) == {"loss", "gradient_norm", *TERMS}
     assert history["loss"][0] == pytest.approx(sum(history[term][0] for term in TERMS), rel=1e-5)
     assert int(model.optimizer.iterations) == 20
     for variable, value in zip(model.weights, before, strict=True):
@@ -181,3 +182,42 @@ def test_a_criterion_is_needed(make_model, dataset, action):
     model.compile("adamw")
     with pytest.raises(ValueError, match=r"The model has no criterion. Call `model.compile"):
         getattr(model, action)(dataset, verbose=0)
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(make_model, batch):
+    """The two images have 2 and 1 segments, so that parts with denominators of their own would give another one."""
+    steps = {}
+    for parts in (1, 2):
+        keras.utils.set_random_seed(0)
+        model = make_model()
+        # Without momentum and decay, the buffer is the clipped gradient.
+        optimizer = SGD(0.1, weight_decay=0.0, momentum=0.0, clip_norm=0.1)
+        model.compile(optimizer, SetCriterion(), accumulation_steps=parts, run_eagerly=True)
+        optimizer.build(model.trainable_variables)
+        steps[parts] = {name: float(value) for name, value in model.train_step(batch).items()}, optimizer._momentums
+    (terms, gradient), (terms_of_parts, gradient_of_parts) = steps[1], steps[2]
+    assert terms_of_parts == pytest.approx(terms, rel=1e-5)
+    for one, other in zip(gradient, gradient_of_parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * 0.1)
+
+
+def test_parts_must_be_of_one_size(make_model, batch):
+    model = make_model()
+    model.compile("adamw", SetCriterion(), accumulation_steps=3)
+    with pytest.raises(ValueError, match=r"must divide the batch of each replica\. Received: 3 and 2 images"):
+        model.train_step(batch)
+
+
+def test_accumulation_needs_a_criterion_that_knows_its_denominators(make_model):
+    with pytest.raises(ValueError, match=r"`accumulation_steps` must be .* accumulation_steps=2, criterion=function"):
+        make_model().compile("adamw", lambda outputs, targets: {}, accumulation_steps=2)
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_what_is_not_finite_shows_in_the_gradient(bad):
+    loss = tf.constant(np.inf if bad == "loss" else 1.0)
+    gradients = [None, tf.constant([1.0, np.nan if bad == "gradient" else 2.0]), tf.constant([3.0])]
+    marked = agree_on_finite(loss, gradients, check_gradients=True)
+    assert marked[0] is None and not np.isfinite(marked[1]).all()
+    np.testing.assert_array_equal(marked[2], [3.0])
+    np.testing.assert_array_equal(agree_on_finite(tf.constant(1.0), [tf.ones(2)], check_gradients=True)[0], np.ones(2))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from kmaskformer import build
+from kmaskformer.command_line.video import VideoFrames, VideoWriter
 from kmaskformer.config import load_config, save_config
 from kmaskformer.evaluation.files import read_instances, read_panoptic_file
+from kmaskformer.experiment import load_model
+from kmaskformer.presets import save_to_preset
 
 TINY = [
     "model.transformer_decoder={num_queries: 6, hidden_dim: 32, num_heads: 2, feedforward_dim: 32, decoder_layers: 1}",
@@ -43,7 +47,9 @@ def run_script(repository, monkeypatch):
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        module.main()
+        status = module.main()
+        if status is not None:
+            sys.exit(status)
 
     return run
 
@@ -166,3 +172,39 @@ def test_an_unknown_override_is_refused_with_a_suggestion(run_script, repository
     arguments = ["--config", repository / CONFIG, "--output", tmp_path, "--set", "data.batchsize=2"]
     with pytest.raises(SystemExit, match=r"^error: .*Did you mean batch_size"):
         run_script("train", *arguments)
+
+
+def test_predict_takes_several_inputs_and_writes_all_kinds_of_results(run_script, run_folder, pictures, tmp_path):
+    inputs = [pictures / "b.jpg", f"{pictures}/*.png"]
+    arguments = ["--input", *inputs, "--output", tmp_path, "--task", "panoptic"]
+    with pytest.raises(SystemExit) as exit_:
+        run_script("predict", "--weights", run_folder, *arguments)
+    assert exit_.value.code == 0
+    assert sorted(path.name for path in tmp_path.glob("*_overlay.png")) == ["a_overlay.png", "b_overlay.png"]
+    assert sorted(read_panoptic_file(tmp_path / "panoptic.json").annotations) == ["a", "b"]
+
+
+def test_predict_segments_a_video_frame_by_frame(run_script, run_folder, tmp_path):
+    pytest.importorskip("av", reason="PyAV is not installed (extra `video`)")
+    with VideoWriter(tmp_path / "clip.mp4", Fraction(10)) as writer:
+        for level in range(5):
+            writer.add(np.full((40, 60, 3), 50 * level, np.uint8))
+    arguments = ["--input", tmp_path / "clip.mp4", "--output", tmp_path / "out", "--frame-step", "2"]
+    with pytest.raises(SystemExit) as exit_:
+        run_script("predict", "--weights", run_folder, *arguments)
+    assert exit_.value.code == 0
+    overlays = list(VideoFrames(tmp_path / "out" / "clip_overlay.mp4"))
+    assert len(overlays) == 3 and overlays[0][1].shape == (40, 60, 3)
+    tables = [json.loads(line) for line in (tmp_path / "out" / "clip.jsonl").read_text().splitlines()]
+    assert [(table["frame"], table["seconds"]) for table in tables] == [(0, 0.0), (2, 0.2), (4, 0.4)]
+    assert sum(segment["area"] for segment in tables[0]["segments"]) == 40 * 60
+    labels = sorted(path.name for path in (tmp_path / "out" / "labels").iterdir())
+    assert labels == ["clip_000000.png", "clip_000002.png", "clip_000004.png"]
+
+
+def test_predict_takes_a_preset(run_script, run_folder, pictures, tmp_path):
+    save_to_preset(load_model(run_folder), tmp_path / "preset", shortest_edge=48)
+    arguments = ["--input", pictures / "a.png", "--output", tmp_path / "out"]
+    with pytest.raises(SystemExit) as exit_:
+        run_script("predict", "--weights", tmp_path / "preset", *arguments)
+    assert exit_.value.code == 0 and (tmp_path / "out" / "a_overlay.png").exists()

@@ -6,16 +6,18 @@ import importlib.util
 import json
 import sys
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from kmaskformer import build
+from kmaskformer import build, experiment
 from kmaskformer.config import load_config, save_config
 
 TINY = [
     "model.transformer_decoder={num_queries: 6, hidden_dim: 32, num_heads: 2, feedforward_dim: 32, decoder_layers: 1}",
     "model.pixel_decoder={conv_dim: 32, mask_dim: 32}",
     "evaluation.overlap_threshold=0.6",
+    "evaluation.object_mask_threshold=0.05",  # an untrained model is sure of nothing
     "data.test_shortest_edge=50",
 ]
 
@@ -36,7 +38,7 @@ def export(repository, monkeypatch):
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
-        module.main()
+        assert module.main() == 0
 
     return call
 
@@ -51,8 +53,59 @@ def test_the_exports_options_are_those_of_the_runs_evaluation(export, run_folder
     assert tf.saved_model.contains_saved_model(str(output))
 
 
+@pytest.fixture(scope="module")
+def picture():
+    """A picture of the size at which the run is evaluated, so that the segmenter does not resize it."""
+    rows, columns = np.mgrid[:50, :75]
+    return np.stack([rows * 5, columns * 3, (rows // 9 + columns // 14) % 2 * 255], axis=-1).astype(np.uint8)
+
+
+def expected_result(run_folder, picture, task):
+    model = experiment.load_model(run_folder)
+    result = experiment.build_segmenter(model, experiment.run_config(run_folder), task)(picture)
+    assert result.segments, "the test should see a segment"
+    return result
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_onnx_files_answer_as_the_segmenter(export, run_folder, picture, tmp_path, task):
+    pytest.importorskip("tf2onnx", reason="tf2onnx is not installed (extra `onnx`)")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `onnx`)")
+    path = tmp_path / "model.onnx"
+    export("--weights", run_folder, "--output", path, "--format", "onnx", "--task", task)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    expected = expected_result(run_folder, picture, task)
+    if task == "semantic":
+        (class_map,) = session.run(["class_map"], {"images": picture[None]})
+        assert np.mean(class_map[0] != expected.segmentation) < 1e-3
+        return
+    names = ["panoptic_map", "valid", "category_ids", "scores"]
+    panoptic_map, valid, category_ids, scores = (value[0] for value in session.run(names, {"images": picture[None]}))
+    assert np.mean(panoptic_map != expected.segmentation) < 1e-3
+    assert category_ids[valid].tolist() == [row["category_id"] for row in expected.segments]
+    np.testing.assert_allclose(scores[valid], [row["score"] for row in expected.segments], atol=1e-4)
+
+
+def test_litert_files_answer_as_the_segmenter(export, run_folder, picture, tmp_path):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+    expected = expected_result(run_folder, picture, "semantic")
+    sizes = {}
+    for quantization, limit in (("none", 1e-3), ("dynamic", 0.2)):
+        path = tmp_path / f"{quantization}.tflite"
+        arguments = ("--format", "litert", "--task", "semantic", "--image-size", 50, 75, "--quantization", quantization)
+        export("--weights", run_folder, "--output", path, *arguments)
+        run = interpreter.Interpreter(model_path=str(path)).get_signature_runner()
+        assert np.mean(run(images=picture[None])["class_map"][0] != expected.segmentation) < limit
+        sizes[quantization] = path.stat().st_size
+    assert sizes["dynamic"] < 0.4 * sizes["none"]
+
+
 def test_errors_end_in_one_line(export, run_folder, tmp_path):
     with pytest.raises(SystemExit, match=r"^error: .*no such weights file"):
         export("--weights", tmp_path / "missing", "--output", tmp_path / "a")
     with pytest.raises(SystemExit, match=r"^error: --dtype: for --format saved_model only"):
         export("--weights", run_folder, "--output", tmp_path / "a.onnx", "--format", "onnx", "--dtype", "bfloat16")
+    with pytest.raises(SystemExit, match=r"^error: --image-size: for --format litert only"):
+        export("--weights", run_folder, "--output", tmp_path / "a", "--image-size", 50, 75)
+    with pytest.raises(SystemExit, match=r"^error: --format litert needs --image-size HEIGHT WIDTH"):
+        export("--weights", run_folder, "--output", tmp_path / "a.tflite", "--format", "litert")

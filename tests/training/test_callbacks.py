@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+
 import keras
 import numpy as np
 import pytest
 
+from kmaskformer.training.averages import averaged_weights
 from kmaskformer.training.callbacks import (
     EvaluateCallback,
     IntervalCallback,
     LossProgressBar,
-    NonFiniteLossError,
     PredictionPictures,
     StopAtStep,
-    StopOnNonFinite,
     TrainingLog,
     current_step,
-    nonfinite_terms,
     save_model,
 )
-from kmaskformer.training.checkpoint import RunCheckpoint, list_checkpoints
+from kmaskformer.training.checkpoint import RunCheckpoint, list_checkpoints, restore_checkpoint
+from kmaskformer.training.interruption import SaveOnSignal, TrainingInterrupted
+from kmaskformer.training.nonfinite import NonFiniteLossError, WatchForNonFinite
 from kmaskformer.training.optimizer import SGD
 from kmaskformer.training.run_log import RunLog
 from kmaskformer.training.schedules import WarmupPoly
@@ -50,10 +54,10 @@ class ToyModel(keras.Model):
         return {"loss": loss, **terms, "gradient_norm": self.optimizer.gradient_norm}
 
 
-def toy_model(clip_norm: float = 1e-9) -> ToyModel:
+def toy_model(clip_norm: float = 1e-9, **options) -> ToyModel:
     model = ToyModel()
     rate = WarmupPoly(1e-3, total_steps=10, power=1.0)
-    model.compile(optimizer=SGD(rate, weight_decay=0.0, momentum=0.0, clip_norm=clip_norm))
+    model.compile(optimizer=SGD(rate, weight_decay=0.0, momentum=0.0, clip_norm=clip_norm, **options))
     return model
 
 
@@ -97,25 +101,6 @@ def test_the_progress_bar_shows_the_total_and_three_kinds(capsys):
     last = shown.split("loss: ")[-1]
     assert last.index("loss_ce") < last.index("loss_mask") < last.index("loss_dice")
     assert "8/8" in shown
-
-
-def test_a_non_finite_loss_stops_the_run_names_the_term_and_saves_nothing(tmp_path):
-    run_log = RunLog(tmp_path, tensorboard=False)
-    checkpoint = RunCheckpoint(tmp_path / "checkpoints", every_steps=2)
-    with pytest.raises(NonFiniteLossError) as caught:
-        # The largest float32 is squared in one term only.
-        fit([StopOnNonFinite(), TrainingLog(run_log, 1), checkpoint], values=[1, 2, 3, 1e30, 5])
-    message = str(caught.value)
-    assert message.startswith("Update 4: loss_mask_0 inf, loss inf, gradient_norm inf. The run stops; saved weights")
-    assert "Finite: loss_ce 1e+30, loss_dice 3e+30, loss_mask 2e+30. A lower learning rate" in message
-    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_00000002"]
-    assert [row["step"] for row in run_log.rows()] == [1, 2, 3]
-
-
-def test_nonfinite_terms_puts_single_terms_first():
-    logs = {"gradient_norm": np.inf, "loss": np.nan, "loss_ce": 1.0, "loss_mask_2": np.nan}
-    assert list(nonfinite_terms(logs)) == ["loss_mask_2", "loss", "gradient_norm"]
-    assert nonfinite_terms(None) == {}
 
 
 def test_a_checkpoint_is_not_made_of_a_non_finite_state(tmp_path):
@@ -258,3 +243,109 @@ def test_an_unknown_monitor_is_an_error_that_lists_the_scores(tmp_path):
     callback = EvaluateCallback(lambda: {"PQ": 1.0}, None, 2, monitor="mIoU", best_weights=tmp_path / "b.weights.h5")
     with pytest.raises(ValueError, match=r"`monitor` must be one of \['PQ'\]. Received: monitor='mIoU'"):
         fit([callback])
+
+
+def test_a_non_finite_loss_stops_the_run_names_the_term_and_saves_nothing(tmp_path):
+    run_log = RunLog(tmp_path, tensorboard=False)
+    checkpoint = RunCheckpoint(tmp_path / "checkpoints", every_steps=2)
+    watch = WatchForNonFinite("stop", tmp_path, lambda batch: [f"image_{batch}.jpg"], first_batch=100)
+    with pytest.raises(NonFiniteLossError) as caught:
+        # The largest float32 is squared in one term only.
+        fit([watch, TrainingLog(run_log, 1), checkpoint], values=[1, 2, 3, 1e30, 5])
+    message = str(caught.value)
+    assert message.startswith("Update 4: loss_mask_0 inf, loss inf, gradient_norm inf. The run stops; saved weights")
+    assert "Finite: loss_ce 1e+30, loss_dice 3e+30, loss_mask 2e+30. Images of the batch: image_103.jpg. A" in message
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step_00000002"]
+    assert [row["step"] for row in run_log.rows()] == [1, 2, 3]
+    (row,) = [json.loads(line) for line in (tmp_path / "suspicious_batches.jsonl").read_text().splitlines()]
+    assert (row["step"], row["batch"], row["kind"], row["images"]) == (4, 103, "not finite", ["image_103.jpg"])
+    assert row["terms"] == {"loss_mask_0": "inf", "loss": "inf", "gradient_norm": "inf"}
+
+
+def test_a_non_finite_batch_is_skipped_if_asked_and_changes_nothing(tmp_path):
+    values = [1, 2, 1e30, np.nan, 5]
+    run_log = RunLog(tmp_path, tensorboard=False)
+    model = toy_model(clip_norm=1.0, skip_nonfinite=True)
+    callbacks = [WatchForNonFinite("skip", tmp_path), TrainingLog(run_log, every_steps=5)]
+    with pytest.warns(RuntimeWarning, match=r"Update 3 is skipped: loss_mask_0 inf.* in the batch of unknown images"):
+        fit(callbacks, model, values)
+    # Clipped to 1, each good gradient moves the weight by its update's rate: 1e-3, 9e-4 and, of the fifth, 6e-4.
+    assert float(model.scale) == pytest.approx(1 - 1e-3 - 9e-4 - 6e-4, abs=1e-6)
+    assert current_step(model) == 5
+    assert run_log.rows()[0]["loss_ce"] == pytest.approx((1 + 2 + 5) / 3, rel=1e-2)
+    rows = (tmp_path / "suspicious_batches.jsonl").read_text().splitlines()
+    assert [json.loads(row)["batch"] for row in rows] == [2, 3]
+
+
+def test_a_run_in_which_nothing_is_finite_ends(tmp_path):
+    model = toy_model(skip_nonfinite=True)
+    with (
+        pytest.warns(RuntimeWarning, match="is skipped"),
+        pytest.raises(NonFiniteLossError, match=r"Update 20: .* 20 batches in a row were not finite"),
+    ):
+        fit([WatchForNonFinite("skip")], model, [np.nan] * 30)
+
+
+def test_an_outlier_is_written_down_and_the_run_goes_on(tmp_path):
+    with pytest.warns(RuntimeWarning, match="Update 26: loss .* is an outlier; batch of image 25"):
+        model, _ = fit([WatchForNonFinite("stop", tmp_path, lambda b: [f"image {b}"])], values=[1] * 25 + [500, 1])
+    assert current_step(model) == 27
+    rows = [json.loads(row) for row in (tmp_path / "suspicious_batches.jsonl").read_text().splitlines()]
+    assert [(row["kind"], list(row["terms"])) for row in rows] == [
+        ("outlier", ["loss"]),
+        ("outlier", ["gradient_norm"]),
+    ]
+
+
+def test_on_nan_is_stop_or_skip():
+    with pytest.raises(ValueError, match=r"`on_nan` must be one of stop, skip. Received: on_nan='ignore'"):
+        WatchForNonFinite("ignore")
+
+
+def test_sigterm_saves_after_the_batch_and_leaves_fit(tmp_path):
+    class Terminate(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    checkpoint = RunCheckpoint(tmp_path, every_steps=3, first_batch=7)
+    with pytest.raises(TrainingInterrupted, match=r"SIGTERM: saved after update 5\. Go on with --resume"):
+        fit([Terminate(), checkpoint, SaveOnSignal(checkpoint)])
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000003", "step_00000005"]
+    state = restore_checkpoint(toy_model(), tmp_path / "step_00000005")
+    assert (state.step, state.batch) == (5, 12)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_full_disk_is_warned_of_and_the_run_goes_on(tmp_path, monkeypatch):
+    def full_disk(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    class FillTheDisk(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 3:
+                monkeypatch.setattr("kmaskformer.training.checkpoint.np.savez", full_disk)
+
+    with pytest.warns(RuntimeWarning, match="update 4 cannot be written: No space .* The newest is step_00000002"):
+        model, _ = fit([FillTheDisk(), RunCheckpoint(tmp_path, every_steps=2)])
+    assert current_step(model) == STEPS
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
+
+
+def test_averaged_weights_are_there_for_a_while_and_the_run_goes_on_from_its_own():
+    model, _ = fit([], toy_model(clip_norm=1.0, use_ema=True, ema_momentum=0.5), values=[1, 1, 1])
+    weights = np.cumsum([1.0, -1e-3, -9e-4, -8e-4])[1:]
+    assert float(model.scale) == pytest.approx(weights[2], abs=1e-6)
+    with averaged_weights(model):
+        # The first update starts the average.
+        expected = 0.5 * (0.5 * weights[0] + 0.5 * weights[1]) + 0.5 * weights[2]
+        assert float(model.scale) == pytest.approx(expected, abs=1e-6)
+    assert float(model.scale) == pytest.approx(weights[2], abs=1e-6)
+
+
+def test_without_averages_nothing_is_put_in_place():
+    model, _ = fit([], values=[1])
+    before = float(model.scale)
+    with averaged_weights(model):
+        assert float(model.scale) == before

@@ -15,6 +15,7 @@ import json, sys, tempfile
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from kmaskformer.training.averages import averaged_weights
 from kmaskformer.training.callbacks import TrainingLog
 from kmaskformer.training.checkpoint import RunCheckpoint, latest_checkpoint, restore_checkpoint
 from kmaskformer.training.distribution import distribution_strategy, is_chief
@@ -67,11 +68,15 @@ def fitted(name, make, mixed=False):
     restored = state.step == 10 and all((v.numpy() == e).all() for v, e in zip(model.weights, end))
     inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     moved = [(w.numpy() - s).ravel().tolist() for w, s in zip(model.weights, start)]
-    return {"moved": sum(moved, []), "norm": float(inner.gradient_norm), "steps": int(inner.iterations.numpy()),
-            "restored": bool(restored), "rows": len(callbacks[0].run_log.rows()),
-            "replicas": strategy.num_replicas_in_sync, "chief": is_chief(strategy)}
+    with averaged_weights(model):
+        averages = sum([v.numpy().ravel().tolist() for v in model.trainable_variables], [])
+    return {"moved": sum(moved, []), "averages": averages, "norm": float(inner.gradient_norm),
+            "steps": int(inner.iterations.numpy()), "restored": bool(restored),
+            "rows": len(callbacks[0].run_log.rows()), "replicas": strategy.num_replicas_in_sync,
+            "chief": is_chief(strategy)}
 
-choices = {"sgd": lambda: SGD(0.5, clip_norm=0.01), "adamw": lambda: AdamW(1e-3, clip_norm=0.01)}
+choices = {"sgd": lambda: SGD(0.5, clip_norm=0.01),
+           "adamw": lambda: AdamW(1e-3, clip_norm=0.01, use_ema=True, ema_momentum=0.5)}
 result = {"direct": [direct(None), direct("mirrored")]}
 for key, make in choices.items():
     result[key] = [fitted(None, make), fitted("mirrored", make)]
@@ -106,6 +111,7 @@ def test_ten_steps_of_fit_on_two_replicas_equal_one(result, name):
     assert two["norm"] == pytest.approx(one["norm"], rel=1e-4)
     largest = np.abs(one["moved"]).max()
     np.testing.assert_allclose(two["moved"], one["moved"], atol=1e-4 * largest)
+    np.testing.assert_allclose(two["averages"], one["averages"], atol=1e-4 * largest)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -1,0 +1,45 @@
+"""What `--weights` may name: files and folders of a training run, and presets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kmaskformer import experiment
+from kmaskformer.config import Config
+from kmaskformer.preset_folder import is_preset
+from kmaskformer.presets import from_preset
+from kmaskformer.segmenter import Segmenter
+
+WEIGHTS_HELP = (
+    ".keras or .weights.h5 file, a run's folder, a preset's folder, hf://OWNER/NAME, or the name of a published model"
+)
+
+
+def open_segmenter(weights: str, task: str, inference: str = "default") -> tuple[Segmenter, Config | None]:
+    """A segmenter that works as the model was evaluated, and the run's configuration where there is one.
+
+    Args:
+        weights: A `.keras` or `.weights.h5` file or a run's folder, whose `config.yaml` says sizes and thresholds; or
+            any source of `from_preset`.
+        task: `"semantic"`, `"instance"` or `"panoptic"`.
+        inference: `"default"` or `"general"`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no such preset, or the model cannot do the task.
+    """
+    if _names_preset(weights):
+        model = from_preset(weights)
+        options = model.preset_info.segmenter_options
+        if inference == "general":
+            options.pop("object_mask_threshold", None)  # that of the default rule
+        return Segmenter(model, task=task, inference=inference, **options), None
+    config = experiment.run_config(weights)
+    return experiment.build_segmenter(experiment.load_model(weights), config, task, inference), config
+
+
+def _names_preset(weights: str) -> bool:
+    path = Path(weights)
+    if path.is_dir():
+        return is_preset(path) or (path / "config.json").is_file()
+    return weights.startswith("hf://") or not (path.exists() or path.suffix or len(path.parts) > 1)

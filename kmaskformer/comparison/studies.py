@@ -1,0 +1,197 @@
+"""What is compared with what: datasets, variants, studies, and the runs that they need."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kmaskformer import experiment
+from kmaskformer.analysis.parts import count_parameters
+from kmaskformer.config import Config, load_config
+
+SCORE = "semantic/mIoU"
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One of the things that a study compares.
+
+    Args:
+        name: As in tables and folders.
+        overrides: What differs from the dataset's configuration; `{classes}` stands for its number of classes.
+        trained_as: Name of the variant whose weights it takes, where it differs in the evaluation alone.
+    """
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    trained_as: str = ""
+
+
+MASKFORMER = Variant("MaskFormer")
+STUDIES: dict[str, tuple[Variant, ...]] = {
+    "baselines": (
+        MASKFORMER,
+        Variant("PerPixelBaseline", ("model.name=per_pixel", "loss.name=per_pixel")),
+        Variant(
+            "PerPixelBaseline+",
+            (
+                "model.name=per_pixel_plus",
+                "loss.name=per_pixel",
+                "model.transformer_decoder.num_queries={classes}",
+            ),
+        ),
+    ),
+    "matching": (
+        Variant("bipartite matching", ("model.transformer_decoder.num_queries={classes}",)),
+        Variant("fixed matching", ("model.transformer_decoder.num_queries={classes}", "loss.matcher=fixed")),
+    ),
+    "queries": tuple(
+        Variant(f"{count} queries", (f"model.transformer_decoder.num_queries={count}",)) for count in (10, 20, 40, 100)
+    ),
+    "decoder_layers": tuple(
+        Variant(f"{count} decoder layers", (f"model.transformer_decoder.decoder_layers={count}",))
+        for count in (1, 3, 6)
+    ),
+    "deep_supervision": (
+        MASKFORMER,
+        Variant("last layer only", ("model.deep_supervision=false", "loss.deep_supervision=false")),
+    ),
+    "inference": (
+        MASKFORMER,
+        Variant("general inference", ("evaluation.inference=general",), trained_as="MaskFormer"),
+    ),
+}
+"""The first variant of each study is the one that the others are compared with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A dataset to compare on: the configuration of its MaskFormer, and what to change in it."""
+
+    name: str
+    config: str
+    overrides: tuple[str, ...] = ()
+
+
+def _shapes(classes: int) -> Dataset:
+    overrides = (f"data.generated_classes={classes}", f"model.num_classes={classes}")
+    return Dataset(f"shapes-{classes}", "configs/shapes/semantic/maskformer_resnet18.yaml", overrides)
+
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        Dataset("camvid", "configs/camvid/semantic/maskformer_resnet18.yaml"),
+        Dataset("dubai", "configs/dubai_aerial/semantic/maskformer_resnet18.yaml"),
+        _shapes(20),
+        _shapes(60),
+        _shapes(150),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training, or, for a variant that is `trained_as` another, one evaluation of that one's weights."""
+
+    dataset: Dataset
+    variant: Variant
+    seed: int
+    config: Config
+    folder: Path
+
+    @property
+    def result_file(self) -> Path:
+        """Scores of the finished run."""
+        return self.folder / "result.json"
+
+
+def plan_runs(
+    studies: Sequence[str],
+    datasets: Sequence[str],
+    seeds: Sequence[int],
+    output: str | Path,
+    overrides: Sequence[str] = (),
+    repository: str | Path = ".",
+) -> list[Run]:
+    """The runs that studies need, each once, those that others build on first.
+
+    Args:
+        studies: Names out of `STUDIES`.
+        datasets: Names out of `DATASETS`.
+        seeds: Seeds of weights, augmentation and order of the images; the data itself stays the same.
+        output: Folder that holds a folder for each run.
+        overrides: Changes to every configuration, such as `training.steps=200`.
+        repository: Where the configurations' paths begin.
+
+    Raises:
+        ConfigError: If an override fits no configuration.
+    """
+    variants = {variant.name: variant for study in studies for variant in STUDIES[study]}
+    ordered = sorted(variants.values(), key=lambda variant: bool(variant.trained_as))
+    return [
+        _run(DATASETS[name], variant, seed, Path(output), overrides, Path(repository))
+        for name in datasets
+        for variant in ordered
+        for seed in seeds
+    ]
+
+
+def _run(
+    dataset: Dataset, variant: Variant, seed: int, output: Path, overrides: Sequence[str], repository: Path
+) -> Run:
+    path = repository / dataset.config
+    classes = load_config(path, dataset.overrides).model.num_classes
+    # Together: a baseline's model and its loss are right with one another only.
+    own = [override.format(classes=classes) for override in variant.overrides]
+    seeds = [f"training.seed={seed}", f"data.seed={seed}"]
+    config = load_config(path, [*dataset.overrides, *own, *overrides, *seeds])
+    return Run(dataset, variant, seed, config, output / dataset.name / _slug(variant.name) / f"seed{seed}")
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace("+", "_plus").replace(" ", "_")
+
+
+def perform(run: Run) -> dict[str, Any]:
+    """Do a run, go on with it where it was interrupted, or read the result where it is finished.
+
+    Returns:
+        `score`, the mIoU of the last weights; `parameters`; `steps`; `curve`, pairs of step and mIoU.
+
+    Raises:
+        ValueError: If the folder holds a run of another configuration.
+        FileNotFoundError: If the run that it takes its weights from is not there.
+    """
+    if run.result_file.is_file():
+        return json.loads(run.result_file.read_text(encoding="utf-8"))
+    keras.utils.clear_session()
+    if run.variant.trained_as:
+        source = run.folder.parents[1] / _slug(run.variant.trained_as) / run.folder.name
+        model, scores = experiment.evaluate(run.config, source)
+        curve = [(run.config.training.steps, scores[SCORE])]
+    else:
+        scores = experiment.train(run.config, run.folder, resume=True)
+        model = experiment.load_model(run.folder)
+        curve = list(_curve(run.folder))
+    result = {
+        "score": scores[SCORE],
+        "parameters": count_parameters(model)[""],
+        "steps": run.config.training.steps,
+        "curve": curve,
+    }
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.result_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def _curve(folder: Path) -> Iterator[tuple[int, float]]:
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["kind"] == "evaluation":
+            yield row["step"], row[SCORE]

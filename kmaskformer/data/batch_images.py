@@ -1,0 +1,30 @@
+"""Which images a training batch was made of, to be told when something is wrong with it."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from kmaskformer.data.pipeline import Reader, _shuffled_index
+
+
+def batch_images(reader: Reader, batch: int, batch_size: int, seed: int = 0) -> list[str]:
+    """The images of a shuffled training batch, which its number and the seed decide.
+
+    Args:
+        reader: The dataset.
+        batch: Number of the batch since the start of the run, from 0.
+        batch_size: Images of a batch.
+        seed: Seed of the order, as given to `training_dataset`.
+
+    Returns:
+        Paths of the image files where the reader has `files(index)`, else image ids.
+    """
+    counters = tf.range(batch * batch_size, (batch + 1) * batch_size, dtype=tf.int64)
+    return [_name(reader, int(_shuffled_index(counter, len(reader), seed))) for counter in counters]
+
+
+def _name(reader: Reader, index: int) -> str:
+    files = reader.files(index) if hasattr(reader, "files") else ()
+    if files:
+        return str(files[0])
+    return str(reader[index]["image_id"])
