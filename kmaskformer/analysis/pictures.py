@@ -85,7 +85,8 @@ def draw_attention(model: Any, image: np.ndarray, info: DatasetInfo, count: int 
             if column:
                 title, values = panels[column - 1]
                 # The map covers the padded image; what lies outside the picture is cut off by the limits below.
-                axes.imshow(values, extent=(0, padded[1], padded[0], 0), alpha=0.7, interpolation="nearest")
+                limits = {"vmin": 0, "vmax": 1} if title == "mask" else {}
+                axes.imshow(values, extent=(0, padded[1], padded[0], 0), alpha=0.7, interpolation="nearest", **limits)
             axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
             if row == 0:
                 axes.set_title(title if column else "image", fontsize=8)
