@@ -35,7 +35,7 @@ def gradients(kind: str, images: np.ndarray, jit_compile: bool, **options) -> tu
     return list(features.values()), found
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["swin", "resnet"])
 def test_gradients_are_the_same(kind, jit_compile, rng):
     images = rng.normal(size=(4, 32, 32, 3)).astype("float32")
