@@ -75,6 +75,7 @@ def test_resuming_with_another_configuration_is_refused(repository, finished):
         experiment.train(other, finished[0], resume=True)
 
 
+@pytest.mark.slow
 def test_a_stopped_and_resumed_run_equals_a_straight_one(config, finished, tmp_path, monkeypatch):
     folder = tmp_path / "resumed"
     fit = keras.Model.fit

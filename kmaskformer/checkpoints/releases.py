@@ -14,6 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+LARGE_IMAGES = ("swin_base", "swin_large")
+"""Backbones that were trained on ImageNet at 384 pixels, the others at 224."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Release:
@@ -93,12 +96,15 @@ class Release:
     def config_values(self) -> dict[str, Any]:
         """A configuration that describes the model; what is not in it has the reference's value by default."""
         encoder = self.pixel_decoder == "transformer_fpn"
+        backbone: dict[str, Any] = {"name": self.backbone}
+        if self.backbone in LARGE_IMAGES:
+            backbone["pretrain_image_size"] = 384
         queries = {"num_queries": self.num_classes} if self.model == "per_pixel_plus" else {}
         model = {
             "name": self.model,
             "num_classes": self.num_classes,
             "size_divisibility": self.size_divisibility,
-            "backbone": {"name": self.backbone},
+            "backbone": backbone,
             "pixel_decoder": {"name": self.pixel_decoder},
             "transformer_decoder": {"in_feature": "transformer_encoder" if encoder else "res5", **queries},
         }

@@ -97,7 +97,7 @@ BROKEN_LABELS = {
     "an unknown class": (encode((LABELS + 5).astype(np.uint8)), r"must hold ids of its 3 classes.*Received: \[5, 6, 7"),
     "an unknown class in 16 bits": (encode((LABELS + 300).astype(np.uint16)), r"Received: \[300, 301, 302\]"),
     "another size": (encode(LABELS[:, 1:].astype(np.uint8)), "same size"),
-    "alpha": (encode(np.zeros((HEIGHT, WIDTH, 2), np.uint8)), "must have one channel"),
+    "colours with alpha": (encode(np.dstack([PICTURE, LABELS]).astype(np.uint8)), "must have one channel"),
 }
 
 
@@ -114,6 +114,12 @@ def test_odd_files_are_read(tmp_path, case):
     name, image, pixel = ODD[case]
     sample = dataset(tmp_path, name, image)[0]
     np.testing.assert_allclose(sample["image"][0, 0].astype(int), pixel, atol=2)
+    np.testing.assert_array_equal(sample["labels"][sample["segment_map"]], LABELS)
+
+
+def test_a_grey_label_map_with_alpha_is_read_as_grey(tmp_path):
+    labels = encode(np.dstack([LABELS, np.full_like(LABELS, 255)]).astype(np.uint8))
+    sample = dataset(tmp_path, labels=labels)[0]
     np.testing.assert_array_equal(sample["labels"][sample["segment_map"]], LABELS)
 
 

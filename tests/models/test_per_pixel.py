@@ -155,7 +155,7 @@ def test_fit_learns_a_batch(make_baseline, kind, images):
     first, before = float(model.test_step(batch)["loss"]), model.get_weights()
     history = model.fit(dataset, verbose=0).history
     terms = {"loss_sem_seg"} if kind == "per_pixel" else {"loss_sem_seg", "loss_sem_seg_0"}
-    assert set(history) == {"loss", *terms}
+    assert set(history) == {"loss", "gradient_norm", *terms}
     assert history["loss"][0] == pytest.approx(sum(history[term][0] for term in terms), rel=1e-5)
     for variable, value in zip(model.weights, before, strict=True):
         assert not np.array_equal(variable, value), variable.path
@@ -206,6 +206,7 @@ def test_saved_model_trains_on(make_baseline, kind, batch, tmp_path):
     assert int(loaded.optimizer.iterations) == 2
 
 
+@pytest.mark.slow
 def test_same_on_jax(make_baseline, batch, tmp_path, run_script, repository):
     pytest.importorskip("jax")
     model = make_baseline("per_pixel_plus")

@@ -67,6 +67,7 @@ def expected_result(run_folder, picture, task):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
 def test_onnx_files_answer_as_the_segmenter(export, run_folder, picture, tmp_path, task):
     pytest.importorskip("tf2onnx", reason="tf2onnx is not installed (extra `onnx`)")
@@ -86,6 +87,7 @@ def test_onnx_files_answer_as_the_segmenter(export, run_folder, picture, tmp_pat
     np.testing.assert_allclose(scores[valid], [row["score"] for row in expected.segments], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_litert_files_answer_as_the_segmenter(export, run_folder, picture, tmp_path):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
     expected = expected_result(run_folder, picture, "semantic")
