@@ -29,6 +29,7 @@ from kmaskformer.evaluation.semantic_evaluators import (
     SemanticBoundaryEvaluator,
 )
 from kmaskformer.inference.augmented import Augmentation
+from kmaskformer.inference.tiles import Tiling
 from kmaskformer.losses.matcher import FixedMatcher, HungarianMatcher
 from kmaskformer.losses.per_pixel_criterion import PerPixelCriterion
 from kmaskformer.losses.point_sampling import PointSampling
@@ -304,6 +305,11 @@ def build_augmentation(config: configs.ViewsConfig) -> Augmentation | None:
     if not config.enabled or not config.shortest_edges:
         return None
     return Augmentation(config.shortest_edges, config.longest_edge or None, config.flip, config.resize_twice)
+
+
+def build_tiling(config: configs.EvaluationConfig) -> Tiling | None:
+    """The tiling of images, from the `evaluation` section; None where the model sees whole images."""
+    return Tiling(config.tile_size, config.tile_overlap) if config.tile_size else None
 
 
 def _build_backbone(config: configs.BackboneConfig, precision: str) -> keras.layers.Layer:

@@ -307,6 +307,8 @@ class EvaluationConfig:
 
     `before_inference`: restore mask logits to the image's size before the semantic inference instead of the class
     scores after it.
+    `tile_size`: side of the tiles in which the resized image is seen by the model, one by one, and `tile_overlap` the
+    part of it that neighbours share; 0 shows the model whole images.
     """
 
     metrics: tuple[
@@ -318,6 +320,8 @@ class EvaluationConfig:
     score_threshold: float = 0.5
     before_inference: bool = False
     best_metric: str = ""
+    tile_size: int = 0
+    tile_overlap: float = 0.5
     augmentation: ViewsConfig = ViewsConfig()
 
 

@@ -52,6 +52,7 @@ _NOT_NEGATIVE = (
     "data.max_segments",
     "data.generated_classes",
     "data.test_shortest_edge",
+    "evaluation.tile_size",
     "evaluation.augmentation.longest_edge",
     "training.evaluate_every",
     "training.checkpoint_every",
@@ -60,6 +61,7 @@ _FRACTIONS = (
     "evaluation.object_mask_threshold",
     "evaluation.overlap_threshold",
     "evaluation.score_threshold",
+    "evaluation.tile_overlap",
     "data.augmentation.largest_class",
     "data.augmentation.range_crop_probability",
 )
@@ -165,6 +167,13 @@ def _check_evaluation(config: Config) -> Iterator[str]:
             "evaluation.augmentation: averages class scores, so evaluation.metrics must hold semantic and "
             f"evaluation.inference be default. Received: metrics {list(evaluation.metrics)}, inference "
             f"{evaluation.inference}"
+        )
+    if evaluation.tile_overlap == 1:
+        yield "evaluation.tile_overlap: must be less than 1, or tiles would not move on. Received: 1"
+    if evaluation.tile_size and ("instance" in evaluation.metrics or averages):
+        yield (
+            "evaluation.tile_size: tiles are put together for semantic and panoptic results of one view only. "
+            f"Received: metrics {list(evaluation.metrics)}{', evaluation.augmentation' if averages else ''}"
         )
     if evaluation.best_metric and evaluation.best_metric.partition("/")[0] not in evaluation.metrics:
         yield (

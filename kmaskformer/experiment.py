@@ -154,7 +154,7 @@ def evaluate(
     if report_folder:
         evaluators[0] = ScoredImages(evaluators[0])
     written = writing(evaluators, predictions) if predictions else evaluators
-    scores = Evaluation(model, written).run(dataset, state_file=state_file)
+    scores = Evaluation(model, written, build.build_tiling(config.evaluation)).run(dataset, state_file=state_file)
     for evaluator in written:
         if isinstance(evaluator, WrittenPredictions):
             evaluator.save()
@@ -269,6 +269,7 @@ def build_segmenter(
         score_threshold=evaluation.score_threshold,
         before_inference=evaluation.before_inference,
         augmentation=augmentation,
+        tiling=build.build_tiling(evaluation) if augmentation is None else None,
     )
 
 
@@ -338,7 +339,7 @@ def _observers(model: Any, config: Config, reader: Any, output: Path, run_log: R
     """What evaluates and draws after each stretch, with averaged weights where there are any."""
     best_metric = config.evaluation.best_metric or None
     validation = build.build_dataset(config.data, "val", reader=reader)
-    evaluation = Evaluation(model, build.build_evaluators(config.evaluation))
+    evaluation = Evaluation(model, build.build_evaluators(config.evaluation), build.build_tiling(config.evaluation))
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
 
     def draw() -> np.ndarray:

@@ -20,6 +20,7 @@ from kmaskformer.inference.augmented import Augmentation, ViewOutputs, augmented
 from kmaskformer.inference.postprocess import TASKS, Postprocess
 from kmaskformer.inference.segments import instance_segments, panoptic_segments, semantic_segments
 from kmaskformer.inference.strips import STRIP_BYTES
+from kmaskformer.inference.tiles import Tiling, stitch
 from kmaskformer.structures import VOID, DatasetInfo, Segment
 
 
@@ -99,11 +100,13 @@ class Segmenter:
             picture's size: the order of the published panoptic models, and leaner with many classes.
         dataset_info: Names, colours and things of the classes; those of the model by default.
         augmentation: Sizes and mirror images whose class scores are averaged; for default semantic inference only.
+        tiling: Cuts the resized picture into overlapping tiles, which the model sees one by one: for pictures much
+            larger than the crops of the training. Semantic and panoptic results only.
 
     Raises:
         ValueError: If an option is none that exists, the model is a per-pixel one and the task not semantic,
             `dataset_info` has another number of classes than the model, instances are asked for and no class is a
-            thing, or an augmentation is given to what cannot average.
+            thing, an augmentation is given to what cannot average, or a tiling to what cannot be put together.
 
     Example:
         ```python
@@ -125,9 +128,11 @@ class Segmenter:
         before_inference: bool = False,
         dataset_info: DatasetInfo | None = None,
         augmentation: Augmentation | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         _check_edges(shortest_edge, longest_edge)
         _check_task(model, task)
+        _check_tiling(tiling, task, augmentation)
         self.model = model
         self.task = task
         self.info = _label_space(model, dataset_info)
@@ -156,6 +161,7 @@ class Segmenter:
                 f"Received: task={task!r}, inference={inference!r}"
             )
         self.augmentation = augmentation
+        self.tiling = tiling
         self._predict = _compiled(self._run)
         self._forward = _compiled(self._call_model, num_sizes=0)
 
@@ -178,24 +184,35 @@ class Segmenter:
         pixels = as_pixels(image)
         size = pixels.shape[:2]
         resized = _resize(pixels, shortest_edge_size(*size, self.shortest_edge, self.longest_edge))
-        results = self._one_view(resized, size) if self.augmentation is None else self._all_views(pixels, resized)
-        results = {key: keras.ops.convert_to_numpy(value)[0] for key, value in results.items()}
+        if self.augmentation is not None:
+            results = self._all_views(pixels, resized)
+        elif self.tiling is not None:
+            results = self._in_tiles(resized, size)
+        else:
+            results = self._one_view(resized, size)
         shown = np.clip(np.round(pixels), 0, 255).astype(np.uint8)
         return SegmentationResult(shown, *self._segments(results))
 
-    def _one_view(self, resized: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
+    def _one_view(self, resized: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
         padded_size = self.model.padded_size(*resized.shape[:2])
-        return self._predict(
+        results = self._predict(
             np.asarray(resized[None], np.float32), np.array(padded_size, np.int32), np.array(size, np.int32)
         )
+        return {key: keras.ops.convert_to_numpy(value)[0] for key, value in results.items()}
 
-    def _all_views(self, pixels: np.ndarray, resized: np.ndarray) -> dict[str, Any]:
+    def _in_tiles(self, resized: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        tiles = self.tiling.tiles(*resized.shape[:2])
+        parts = [resized[tile.region] for tile in tiles]
+        return stitch([self._one_view(part, part.shape[:2]) for part in parts], tiles, size, self.info.thing_ids)
+
+    def _all_views(self, pixels: np.ndarray, resized: np.ndarray) -> dict[str, np.ndarray]:
         views = []
         for view, flipped in self.augmentation.views(pixels, resized, _resize_to_edges):
             sizes = (self.model.padded_size(*view.shape[:2]), view.shape[:2])
             views.append(ViewOutputs(self._forward(np.asarray(view[None], np.float32)), *sizes, flipped))
         maps = augmented_semantic_map(views, pixels.shape[:2], self.postprocess.before_inference)
-        return {"class_map": maps[0], "confidence": maps[1]}
+        class_map, confidence = (keras.ops.convert_to_numpy(one)[0] for one in maps)
+        return {"class_map": class_map, "confidence": confidence}
 
     def _call_model(self, images: Any) -> dict[str, Any]:
         outputs = self.model(images, training=False)
@@ -316,6 +333,15 @@ def _check_task(model: Any, task: str) -> None:
         raise ValueError(
             f"A {type(model).__name__} can do: {', '.join(known)}. Received: task={task!r}. "
             "Use a MaskFormer for instance and panoptic results."
+        )
+
+
+def _check_tiling(tiling: Tiling | None, task: str, augmentation: Augmentation | None) -> None:
+    if tiling is not None and (task == "instance" or augmentation is not None):
+        raise ValueError(
+            "`tiling` is for semantic and panoptic results of one view: instances may overlap, so that no map of the "
+            f"picture holds them. Received: task={task!r}{'' if augmentation is None else ' and an augmentation'}. "
+            'Use task="panoptic", whose segments are instances, too, or leave out the augmentation.'
         )
 
 

@@ -128,6 +128,13 @@ ERRORS |= {  # of test-time augmentation
     "evaluation: {metrics: [panoptic], augmentation: {shortest_edges: [64]}}": "evaluation.metrics must hold semantic",
     "evaluation: {augmentation: {shortest_edges: [0]}}": "evaluation.augmentation.shortest_edges: must be positive",
 }
+ERRORS |= {  # of tiles
+    "evaluation: {tile_size: -1}": "evaluation.tile_size: must not be negative",
+    "evaluation: {tile_size: 64, tile_overlap: 1.0}": "evaluation.tile_overlap: must be less than 1",
+    "evaluation: {tile_overlap: 1.5}": "evaluation.tile_overlap: must lie in 0..1",
+    "evaluation: {tile_size: 64, metrics: [instance]}": "evaluation.tile_size: tiles are put together for semantic and",
+    "evaluation: {tile_size: 64, augmentation: {shortest_edges: [64]}}": "of one view only. Received: metrics",
+}
 
 
 @pytest.mark.parametrize(("text", "message"), ERRORS.items(), ids=range(len(ERRORS)))

@@ -15,6 +15,7 @@ from keras import ops
 from PIL import Image
 
 from kmaskformer.inference.augmented import Augmentation
+from kmaskformer.inference.tiles import Tiling
 from kmaskformer.segmenter import Segmenter, as_pixels, shortest_edge_size
 from kmaskformer.structures import DatasetInfo
 
@@ -299,3 +300,31 @@ def test_test_time_augmentation_finds_the_same_blocks(resize_twice):
 def test_segments_of_several_views_are_not_averaged(options):
     with pytest.raises(ValueError, match="averages the class scores of pixels, which only default semantic inference"):
         Segmenter(ColorModel(), augmentation=Augmentation((24,)), **options)
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+@pytest.mark.parametrize("size", [(48, 64), (96, 128)])
+def test_in_tiles_it_finds_the_same(model, task, size):
+    options = {"task": task, "object_mask_threshold": 0.5, "overlap_threshold": 0.5}
+    whole = Segmenter(model, **options)(picture(*size))
+    tiled = Segmenter(model, **options, tiling=Tiling(32))(picture(*size))
+    assert sorted(row["label"] for row in tiled.segments) == ["blue", "green", "red"]
+    number_of = {row["label"]: row["id"] for row in whole.segments}
+    for row in tiled.segments:
+        np.testing.assert_array_equal(tiled.segmentation == row["id"], whole.segmentation == number_of[row["label"]])
+        assert row["area"] == (tiled.segmentation == row["id"]).sum() and 0.9 < row["score"] <= 1
+
+
+def test_tiles_of_a_resized_picture_end_at_its_own_size(model):
+    result = Segmenter(model, task="panoptic", shortest_edge=96, tiling=Tiling(64))(picture(50, 70))
+    assert result.segmentation.shape == (50, 70)
+    assert sorted(row["label"] for row in result.segments) == ["blue", "green", "red"]
+    truth = picture(50, 70).argmax(-1)
+    for row in result.segments:
+        assert ((result.segmentation == row["id"]) != (truth == row["category_id"])).mean() < 0.05
+
+
+@pytest.mark.parametrize("options", [{"task": "instance"}, {"augmentation": Augmentation((24,))}])
+def test_what_tiles_cannot_do_is_refused(model, options):
+    with pytest.raises(ValueError, match="`tiling` is for semantic and panoptic results of one view"):
+        Segmenter(model, tiling=Tiling(32), **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import warnings
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from kmaskformer.evaluation.evaluator import CombinedEvaluator, Evaluator, ImageOutputs, Truth
 from kmaskformer.evaluation.state import read_state, save_state
+from kmaskformer.inference.tiles import Tiling, stitch
 from kmaskformer.structures import DatasetInfo
 
 _PROGRESS = "progress"
@@ -61,10 +63,12 @@ class Evaluation:
     Args:
         model: As in `evaluate`.
         evaluators: As in `evaluate`.
+        tiling: Cuts images into tiles, which the model sees one by one; see `Segmenter`. Not for instance evaluators.
     """
 
-    def __init__(self, model: Any, evaluators: Evaluator | Sequence[Evaluator]) -> None:
+    def __init__(self, model: Any, evaluators: Evaluator | Sequence[Evaluator], tiling: Tiling | None = None) -> None:
         self.model = model
+        self.tiling = tiling
         self.evaluator = CombinedEvaluator(list(evaluators) if isinstance(evaluators, Sequence) else [evaluators])
         self._info: DatasetInfo | None = None
         self._forward = _compiled(self._call_model, _image_spec)
@@ -139,27 +143,46 @@ class Evaluation:
     def _add_batch(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], tally: _Tally) -> None:
         targets = _to_numpy(_checked_targets(targets))
         names = [Truth.of_batch(targets, index).image_id for index in range(len(targets["labels"]))]
+        inputs = _with_sizes(inputs)
         try:
-            outputs = self._forward(_with_sizes(inputs))
+            predict = self._whole(inputs) if self.tiling is None else functools.partial(self._in_tiles, inputs)
         # Whatever fails for these images must not cost the scores of all others.
         except Exception as error:
             for name in names:
                 tally.failed(name, error)
             return
-        sizes = keras.ops.convert_to_numpy(_with_sizes(inputs)["image_sizes"])
-        padded_size = self.model.padded_size(*(int(side) for side in inputs["images"].shape[1:3]))
         for index, name in enumerate(names):
             try:
-                self._add_image(outputs, index, (padded_size, sizes[index]), Truth.of_batch(targets, index))
+                truth = Truth.of_batch(targets, index)
+                self.evaluator.update(predict(index, truth.segment_map.shape), truth)
             except Exception as error:
                 tally.failed(name, error)
             else:
                 tally.images += 1
 
-    def _add_image(self, outputs: Mapping[str, Any], index: int, sizes: tuple, truth: Truth) -> None:
-        one = {key: value[index : index + 1] for key, value in outputs.items()}
-        all_sizes = np.array([*sizes, truth.segment_map.shape], np.int32)
-        self.evaluator.update(_to_numpy(self._predict(one, all_sizes)), truth)
+    def _whole(self, inputs: Mapping[str, Any]) -> Callable[[int, tuple[int, int]], dict[str, Any]]:
+        """What gives the predictions for an image of the batch, which the model sees at once."""
+        outputs = self._forward(inputs)
+        sizes = keras.ops.convert_to_numpy(inputs["image_sizes"])
+        padded_size = self.model.padded_size(*(int(side) for side in inputs["images"].shape[1:3]))
+
+        def predict(index: int, output_size: tuple[int, int]) -> dict[str, Any]:
+            one = {key: value[index : index + 1] for key, value in outputs.items()}
+            return _to_numpy(self._predict(one, np.array([padded_size, sizes[index], output_size], np.int32)))
+
+        return predict
+
+    def _in_tiles(self, inputs: Mapping[str, Any], index: int, output_size: tuple[int, int]) -> dict[str, Any]:
+        """The predictions for an image of the batch, put together from those for its tiles."""
+        height, width = (int(side) for side in inputs["image_sizes"][index])
+        image = inputs["images"][index : index + 1, :height, :width]
+        tiles = self.tiling.tiles(height, width)
+        parts = [image[:, *tile.region] for tile in tiles]
+        results = [self._whole(_with_sizes({"images": part}))(0, tuple(part.shape[1:3])) for part in parts]
+        return {
+            name: stitch([result[name] for result in results], tiles, output_size, self._info.thing_ids)
+            for name in results[0]
+        }
 
     def _call_model(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         outputs = self.model(inputs, training=False)

@@ -15,6 +15,7 @@ from kmaskformer.evaluation.callback import ScoresCallback
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
 from kmaskformer.evaluation.instance_evaluator import InstanceEvaluator
 from kmaskformer.evaluation.run import Evaluation, evaluate
+from kmaskformer.inference.tiles import Tiling
 from kmaskformer.structures import DatasetInfo
 
 INFO = DatasetInfo("toy", ("person", "sky", "sea"), thing_ids=(0,))
@@ -269,3 +270,21 @@ def test_scores_within_fit_and_evaluate(capsys):
     assert "semantic/mIoU" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"`every_epochs` must be a positive integer. Received: every_epochs=0"):
         ScoresCallback([], evaluators(), every_epochs=0)
+
+
+def test_tiles_give_the_scores_of_the_whole_images():
+    """Of cells 32 pixels wide, tiles of 32 show one to four; also where the truth has half or twice the size."""
+    large = [np.kron(cells, np.ones((8, 8), int)) for cells in ([[0, 1, 2, 2]], [[2, -1, 1, 0]] * 3)]
+    elements = [element(cells, scale=scale) for cells, scale in zip(large, (1, 2), strict=True)]
+    found = []
+    for tiling in (None, Tiling(32)):
+        evaluation = Evaluation(ReadingModel((0, 2, 1)), evaluators(), tiling)
+        found.append(evaluation.run(dataset_of(elements), progress=False))
+    np.testing.assert_equal(found[1], found[0])
+    assert found[1]["evaluation/images"] == 2 and 0 < found[1]["panoptic/PQ"] < 1
+
+
+def test_tiles_are_not_for_instances():
+    evaluation = Evaluation(ReadingModel(), [InstanceEvaluator()], Tiling(32))
+    with pytest.warns(RuntimeWarning), pytest.raises(ValueError, match="semantic and panoptic results only"):
+        evaluation.run(dataset_of(), progress=False)
