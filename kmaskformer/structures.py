@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
+import functools
 from typing import Any, NotRequired, TypedDict
 
 VOID = -1
@@ -72,6 +73,11 @@ class DatasetInfo:
     def stuff_ids(self) -> tuple[int, ...]:
         """Contiguous ids of the classes that are not things."""
         return tuple(i for i in range(self.num_classes) if i not in set(self.thing_ids))
+
+    @functools.cached_property
+    def contiguous_ids(self) -> dict[int, int]:
+        """Contiguous id of each of the `dataset_ids`."""
+        return {dataset_id: index for index, dataset_id in enumerate(self.dataset_ids)}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, ready for JSON; `from_dict` reads them back."""

@@ -80,3 +80,10 @@ def test_neighbouring_colors_are_far_apart():
         sum(abs(a - b) for a, b in zip(first, second, strict=True)) for first, second in itertools.pairwise(colors)
     ]
     assert min(distances) > 100
+
+
+def test_contiguous_ids_are_the_way_back_from_the_datasets_own():
+    info = DatasetInfo("coco", ("a", "b", "c"), dataset_ids=(7, 1, 90))
+    assert info.contiguous_ids == {7: 0, 1: 1, 90: 2}
+    assert "contiguous_ids" not in info.to_dict()
+    assert info == DatasetInfo("coco", ("a", "b", "c"), dataset_ids=(7, 1, 90))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from kmaskformer.data.pipeline import Reader, _shuffled_index
+from kmaskformer.data.pipeline import Reader, shuffled_index
+from kmaskformer.data.wrapped_reader import files_of
 
 
 def batch_images(reader: Reader, batch: int, batch_size: int, seed: int = 0) -> list[str]:
@@ -20,11 +21,11 @@ def batch_images(reader: Reader, batch: int, batch_size: int, seed: int = 0) -> 
         Paths of the image files where the reader has `files(index)`, else image ids.
     """
     counters = tf.range(batch * batch_size, (batch + 1) * batch_size, dtype=tf.int64)
-    return [_name(reader, int(_shuffled_index(counter, len(reader), seed))) for counter in counters]
+    return [_name(reader, int(shuffled_index(counter, len(reader), seed))) for counter in counters]
 
 
 def _name(reader: Reader, index: int) -> str:
-    files = reader.files(index) if hasattr(reader, "files") else ()
+    files = files_of(reader, index)
     if files:
         return str(files[0])
     return str(reader[index]["image_id"])

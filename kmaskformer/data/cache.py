@@ -9,22 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from kmaskformer.structures import DatasetInfo, Sample
+from kmaskformer.data.wrapped_reader import WrappedReader
+from kmaskformer.structures import Sample
 
 _ARRAYS = ("image", "segment_map", "labels", "is_crowd", "image_id", "membership")
 
 
-class MemoryCache:
+class MemoryCache(WrappedReader):
     """A reader that reads each sample once; all of them stay in memory, 7 bytes a pixel."""
 
     def __init__(self, reader: Any) -> None:
-        self.info: DatasetInfo = reader.info
-        self.has_overlaps = getattr(reader, "has_overlaps", False)
-        self._reader = reader
+        super().__init__(reader)
         self._samples: dict[int, Sample] = {}
-
-    def __len__(self) -> int:
-        return len(self._reader)
 
     def __getitem__(self, index: int) -> Sample:
         if index not in self._samples:
@@ -32,7 +28,7 @@ class MemoryCache:
         return self._samples[index]
 
 
-class DiskCache:
+class DiskCache(WrappedReader):
     """A reader that writes each sample, decoded, to a folder, and takes it from there the next time.
 
     A sample is read anew where the label space or, if the reader names its files (`reader.files(index)`), one of them
@@ -44,14 +40,9 @@ class DiskCache:
     """
 
     def __init__(self, reader: Any, folder: str | Path) -> None:
-        self.info: DatasetInfo = reader.info
-        self.has_overlaps = getattr(reader, "has_overlaps", False)
-        self._reader = reader
+        super().__init__(reader)
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-
-    def __len__(self) -> int:
-        return len(self._reader)
 
     def __getitem__(self, index: int) -> Sample:
         path, fingerprint = self._folder / f"{index}.sample", self._fingerprint(index)
@@ -63,8 +54,8 @@ class DiskCache:
 
     def _fingerprint(self, index: int) -> str:
         """What the sample depends on."""
-        files = self._reader.files(index) if hasattr(self._reader, "files") else ()
-        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+        files = [path for path in self.files(index) if path.exists()]
+        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         return repr((type(self._reader).__name__, len(self._reader), index, self.info, states))
 
 

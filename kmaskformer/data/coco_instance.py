@@ -70,7 +70,6 @@ class CocoInstances:
         self._path = Path(root) / annotations
         content = _load(self._path)
         self.info = info or _info(content, self._path)
-        self._contiguous = {dataset_id: index for index, dataset_id in enumerate(self.info.dataset_ids)}
         objects = self._by_image(content)
         rows = content["images"][:limit] if limit else content["images"]
         self._entries = [self._entry(row, Path(root) / images, objects[row["id"]]) for row in rows]
@@ -127,18 +126,12 @@ class CocoInstances:
         return objects
 
     def _entry(self, row: dict[str, Any], folder: Path, objects: list[dict]) -> _Entry:
-        unknown = sorted({one["category_id"] for one in objects} - set(self._contiguous))
-        if unknown:
-            raise ValueError(
-                f"{self._path}: image {row['id']} has objects of unknown categories. Received: category_id {unknown}; "
-                f"'{self.info.name}' has {self.info.num_classes} categories. Add them to `categories`."
-            )
         return _Entry(
             image=folder / row["file_name"],
             image_id=str(row["id"]),
             size=(int(row["height"]), int(row["width"])),
             annotation_ids=tuple(one["id"] for one in objects),
-            labels=np.asarray([self._contiguous[one["category_id"]] for one in objects], np.int32),
+            labels=coco_json.labels(objects, self.info, f"{self._path}: image {row['id']} has objects"),
             is_crowd=np.asarray([one.get("iscrowd", 0) for one in objects], bool),
             shapes=tuple(_shape(one["segmentation"], self._where(one["id"])) for one in objects),
         )

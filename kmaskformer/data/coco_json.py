@@ -8,6 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from kmaskformer.structures import DatasetInfo
+
 
 def load(path: Path) -> Any:
     """The content of an annotation file.
@@ -40,6 +44,21 @@ def refuse_repeated(path: Path, kind: str, values: Sequence[Any]) -> None:
     repeated = [value for value, count in collections.Counter(values).items() if count > 1]
     if repeated:
         raise ValueError(f"{path}: {kind} must occur once. Received more than once: {repeated[:10]}.")
+
+
+def labels(rows: Sequence[Mapping[str, Any]], info: DatasetInfo, subject: str) -> np.ndarray:
+    """`(rows,)` int32 contiguous class ids of the rows' `category_id`.
+
+    Raises:
+        ValueError: If a category is unknown; the message begins with `subject`.
+    """
+    unknown = sorted({row["category_id"] for row in rows} - set(info.contiguous_ids))
+    if unknown:
+        raise ValueError(
+            f"{subject} of unknown categories. Received: category_id {unknown}; "
+            f"'{info.name}' has {info.num_classes} categories. Add them to `categories`."
+        )
+    return np.asarray([info.contiguous_ids[row["category_id"]] for row in rows], np.int32)
 
 
 def require_files(path: Path, kind: str, files: Iterable[Path]) -> None:

@@ -59,7 +59,6 @@ class CocoPanoptic:
         self._path = Path(root) / annotations
         content = _load_json(self._path)
         self.info = info or _info(content, self._path)
-        self._contiguous = {dataset_id: index for index, dataset_id in enumerate(self.info.dataset_ids)}
         rows = content["annotations"]
         coco_json.refuse_repeated(self._path, "image id", [row["image_id"] for row in rows])
         file_names = self._file_names(content.get("images", []))
@@ -97,18 +96,12 @@ class CocoPanoptic:
         coco_json.refuse_repeated(
             self._path, f"segment id of image {image_id}", [segment["id"] for segment in segments]
         )
-        unknown = sorted({segment["category_id"] for segment in segments} - set(self._contiguous))
-        if unknown:
-            raise ValueError(
-                f"{self._path}: image {image_id} has segments of unknown categories. Received: category_id {unknown}; "
-                f"'{self.info.name}' has {self.info.num_classes} categories. Add them to `categories`."
-            )
         return _Entry(
             image=root / self._image_name(image_id, images, file_names),
             labels_png=root / labels / row["file_name"],
             image_id=str(image_id),
             ids=np.asarray([segment["id"] for segment in segments], np.int32),
-            labels=np.asarray([self._contiguous[segment["category_id"]] for segment in segments], np.int32),
+            labels=coco_json.labels(segments, self.info, f"{self._path}: image {image_id} has segments"),
             is_crowd=np.asarray([segment.get("iscrowd", 0) for segment in segments], bool),
         )
 

@@ -58,7 +58,6 @@ class InstanceFolder:
                 "`class_divisor` must be positive, unless the dataset has exactly one thing class, which all instances "
                 f"then are of. Received: class_divisor={class_divisor}, thing classes {names}."
             )
-        self._contiguous = {dataset_id: index for index, dataset_id in enumerate(info.dataset_ids)}
         self.pairs = files.list_pairs(images, labels, root, limit, require_labels)
 
     def __len__(self) -> int:
@@ -87,11 +86,7 @@ class InstanceFolder:
         """Contiguous class id of each instance id, or void."""
         if not self.class_divisor:
             return np.where(ids == 0, self._background_id, self.info.thing_ids[0]).astype(np.int32)
-        known = (
-            self._contiguous
-            if self.info.ignore_value in self._contiguous
-            else self._contiguous | {self.info.ignore_value: VOID}
-        )
+        known = {self.info.ignore_value: VOID} | self.info.contiguous_ids
         unknown = [int(value) for value in ids if value and value // self.class_divisor not in known]
         if unknown:
             raise ValueError(

@@ -31,7 +31,7 @@ def segments_of_classes(label_map: np.ndarray, info: DatasetInfo, where: str | P
     low, high = int(label_map.min(initial=0)), int(label_map.max(initial=0))
     if low < 0 or high > 65535:
         raise ValueError(f"{where}: class ids must lie in 0..65535. Received: {low}..{high}.")
-    contiguous = {dataset_id: index for index, dataset_id in enumerate(info.dataset_ids)}
+    contiguous = info.contiguous_ids
     run_values, lengths = runs(label_map)
     values = np.flatnonzero(np.bincount(run_values)).tolist()
     unknown = [value for value in values if value not in contiguous and value not in void_values(info)]

@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from kmaskformer.data.overlaps import settle_overlaps
+from kmaskformer.data.wrapped_reader import WrappedReader
 from kmaskformer.structures import VOID, Sample
 
 
-class MergedSegments:
+class MergedSegments(WrappedReader):
     """A reader whose samples have one segment per class, as the masks of semantic segmentation are defined.
 
-    Crowd segments belong to their class like all others.
+    Crowd segments belong to their class like all others. Where segments overlap, a pixel has the class of the smallest
+    one.
 
     Args:
         reader: Any reader.
@@ -25,14 +28,11 @@ class MergedSegments:
     """
 
     def __init__(self, reader: Any) -> None:
-        self.reader = reader
-        self.info = reader.info
-
-    def __len__(self) -> int:
-        return len(self.reader)
+        super().__init__(reader)
+        self.has_overlaps = False
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.reader[index]
+        sample = settle_overlaps(self._reader[index])
         labels, rows = np.unique(sample["labels"], return_inverse=True)
         segment_map = np.append(rows, VOID).astype(np.int32)[sample["segment_map"]]  # VOID is -1, the last entry
         return Sample(

@@ -19,6 +19,7 @@ from kmaskformer.data.cache import DiskCache, MemoryCache
 from kmaskformer.data.service import Service, named_function, offer, run_remotely, service_counters
 from kmaskformer.data.skipping import SkippingReader, check_on_error
 from kmaskformer.data.transforms import Transform, apply_transforms
+from kmaskformer.data.wrapped_reader import has_overlaps
 from kmaskformer.structures import VOID, DatasetInfo, ModelInputs, Sample, Targets
 
 _SAMPLE_TYPES = {
@@ -121,10 +122,10 @@ def training_dataset(
     _check_options(batch_size, image_size, batch_shapes, repeat, shard, on_error, service)
     parallel = workers or tf.data.AUTOTUNE
     source = SkippingReader(reader) if on_error == "skip" else reader
-    load = _loader(cached(source, cache), _has_overlaps(reader), service)
+    load = _loader(cached(source, cache), has_overlaps(reader), service)
 
     def prepare(counter: tf.Tensor) -> tuple[ModelInputs, Targets]:
-        index = _shuffled_index(counter, len(reader), seed) if shuffle else counter % len(reader)
+        index = shuffled_index(counter, len(reader), seed) if shuffle else counter % len(reader)
         sample = apply_transforms(load(index), transforms, _element_seed(seed, counter))
         inputs, truth = targets.training_element(sample, min_area=min_area, max_segments=max_segments)
         return _require_fit(inputs, image_size), truth
@@ -172,7 +173,7 @@ def evaluation_dataset(
     _check(reader, batch_size)
     check_on_error(on_error)
     source = SkippingReader(reader) if on_error == "skip" else reader
-    load = _loader(source, _has_overlaps(reader))
+    load = _loader(source, has_overlaps(reader))
 
     def prepare(index: tf.Tensor) -> tuple[ModelInputs, Targets]:
         return targets.evaluation_element(load(index), shortest_edge=shortest_edge, longest_edge=longest_edge)
@@ -231,13 +232,9 @@ def _check_options(
         )
 
 
-def _has_overlaps(reader: Reader) -> bool:
-    return getattr(reader, "has_overlaps", False)
-
-
 def offer_reader(reader: Reader, name: str) -> None:
     """Lets pipelines of other processes, which were made for a service, read from `reader` in this one."""
-    offer(name, _read_function(reader, _keys(_has_overlaps(reader))))
+    offer(name, _read_function(reader, _keys(has_overlaps(reader))))
 
 
 def _keys(has_overlaps: bool) -> list[str]:
@@ -288,7 +285,7 @@ def _sharded(number: tf.Tensor, batch_size: int, shard: tuple[int, int]) -> tf.T
     return number // part * batch_size + index * part + number % part
 
 
-def _shuffled_index(counter: tf.Tensor, count: int, seed: int) -> tf.Tensor:
+def shuffled_index(counter: tf.Tensor, count: int, seed: int) -> tf.Tensor:
     """The sample of this element: every epoch is a permutation, computed and not stored."""
     key = tf.random.experimental.stateless_fold_in(tf.constant([seed, 1], tf.int32), counter // count)
     return tf.random.experimental.index_shuffle(counter % count, key, tf.constant(count - 1, tf.int64))

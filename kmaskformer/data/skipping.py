@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
-from kmaskformer.structures import DatasetInfo, Sample
+from kmaskformer.data.wrapped_reader import WrappedReader
+from kmaskformer.structures import Sample
 
 ON_ERROR = ("raise", "skip")
 
 
-class SkippingReader:
+class SkippingReader(WrappedReader):
     """A reader that gives the next sample which can be read in place of one which cannot.
 
     So the number of samples stays, and with it which batch holds what. `skipped` tells which were replaced and why, as
@@ -22,14 +22,9 @@ class SkippingReader:
     """
 
     def __init__(self, reader: Any) -> None:
-        self.info: DatasetInfo = reader.info
-        self.has_overlaps = getattr(reader, "has_overlaps", False)
+        super().__init__(reader)
         self.skipped: dict[int, str] = {}
-        self._reader = reader
         self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._reader)
 
     def __getitem__(self, index: int) -> Sample:
         for candidate in [*range(index, len(self)), *range(index)]:
@@ -50,10 +45,6 @@ class SkippingReader:
             with self._lock:
                 self.skipped[index] = str(error)
             return None
-
-    def files(self, index: int) -> tuple[Path, ...]:
-        """The files of a sample, if the reader tells."""
-        return self._reader.files(index) if hasattr(self._reader, "files") else ()
 
     def report(self) -> str:
         """How many samples were left out, and the reason of each; empty if none."""

@@ -20,6 +20,7 @@ from kmaskformer.data.info import ClassTable, read_info
 from kmaskformer.data.instance_folder import InstanceFolder
 from kmaskformer.data.label_spaces import IGNORE_VALUES, label_space
 from kmaskformer.data.semantic_folder import SemanticFolder
+from kmaskformer.data.skipping import check_on_error
 from kmaskformer.structures import DatasetInfo
 
 Classes = ClassTable | Mapping[int, str]
@@ -66,8 +67,7 @@ def from_folders(
     Example:
         >>> reader = from_folders("images", "masks", classes=["background", "pet"])  # doctest: +SKIP
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f'`on_error` must be "raise" or "skip". Received: on_error={on_error!r}.')
+    check_on_error(on_error)
     info = class_record(classes, things, ignore_value, name=Path(root).resolve().name)
     options = {"root": root, "limit": limit, "require_labels": on_error == "raise"}
     if not instances:

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from kmaskformer.structures import DatasetInfo, Sample
+from kmaskformer.data.wrapped_reader import WrappedReader
+from kmaskformer.structures import Sample
 
 
-class Subset:
+class Subset(WrappedReader):
     """Some samples of a reader, in the order of `indices`."""
 
     def __init__(self, reader: Any, indices: Sequence[int]) -> None:
-        self.info: DatasetInfo = reader.info
-        self.has_overlaps = getattr(reader, "has_overlaps", False)
-        self._reader = reader
+        super().__init__(reader)
         self._indices = [int(index) for index in indices]
 
     def __len__(self) -> int:
@@ -28,7 +27,7 @@ class Subset:
 
     def files(self, index: int) -> tuple[Path, ...]:
         """The files of a sample, if the reader tells."""
-        return self._reader.files(self._indices[index]) if hasattr(self._reader, "files") else ()
+        return super().files(self._indices[index])
 
 
 def split(reader: Any, fraction: float = 0.2, seed: int = 0) -> tuple[Subset, Subset]:

@@ -35,7 +35,7 @@ def own_average_precision(
     content = checked_truth(content)
     results = checked_results(content, results, kind)
     info = info_of_categories(content["categories"])
-    contiguous = {dataset_id: index for index, dataset_id in enumerate(info.dataset_ids)}
+    contiguous = info.contiguous_ids
     metric = AveragePrecision(info.num_classes, info.class_names)
     sizes = image_sizes(content)
     annotations = [with_run_lengths(annotation, sizes) for annotation in content["annotations"]]

@@ -184,7 +184,7 @@ def _score_all(new: Callable[[], Metric], add: Callable[[Metric, Any], None], na
 
 def _read_panoptic(file: PanopticFile, image_id: Any, info: DatasetInfo) -> tuple[np.ndarray, list[dict[str, Any]]]:
     annotation = file.annotations[image_id]
-    contiguous = {dataset_id: i for i, dataset_id in enumerate(info.dataset_ids)}
+    contiguous = info.contiguous_ids
     unknown = {s["category_id"] for s in annotation["segments_info"]} - set(contiguous)
     if unknown:
         raise ValueError(

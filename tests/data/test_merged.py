@@ -42,3 +42,24 @@ def test_the_configuration_asks_for_it():
         assert len(set(after["labels"])) == len(after["labels"])
         classes = before["labels"][before["segment_map"]]
         np.testing.assert_array_equal(after["labels"][after["segment_map"]], classes)
+
+
+def test_where_segments_overlap_the_smallest_decides():
+    """Two cars of class 1 share a region with a wheel of class 0; each pixel ends in one class."""
+
+    class Overlapping(Reader):
+        has_overlaps = True
+
+        def __getitem__(self, index):
+            membership = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]], bool)
+            return super().__getitem__(index) | {
+                "segment_map": np.array([[0, 1, 2, -1, 0]], np.int32),
+                "labels": np.array([1, 0, 1], np.int32),
+                "is_crowd": np.zeros(3, bool),
+                "membership": membership,
+            }
+
+    merged = MergedSegments(Overlapping())
+    assert not merged.has_overlaps and "membership" not in merged[0]
+    assert merged[0]["labels"].tolist() == [0, 1]
+    assert merged[0]["segment_map"].tolist() == [[1, 0, 1, -1, 1]]

@@ -1,0 +1,38 @@
+"""Readers made of other readers, and what a reader may tell besides its samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kmaskformer.structures import DatasetInfo
+
+
+class WrappedReader:
+    """A reader that passes on what another one has; subclasses say what they change, `reader[index]` at least.
+
+    Args:
+        reader: The dataset.
+    """
+
+    def __init__(self, reader: Any) -> None:
+        self.info: DatasetInfo = reader.info
+        self.has_overlaps = has_overlaps(reader)
+        self._reader = reader
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files of a sample, if the reader tells."""
+        return files_of(self._reader, index)
+
+
+def has_overlaps(reader: Any) -> bool:
+    """Whether the segments of a reader's samples may overlap, so that the samples have `membership`."""
+    return getattr(reader, "has_overlaps", False)
+
+
+def files_of(reader: Any, index: int) -> tuple[Path, ...]:
+    """The files that a sample is read from, the image first; empty where the reader does not tell."""
+    return reader.files(index) if hasattr(reader, "files") else ()
