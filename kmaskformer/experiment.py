@@ -44,8 +44,9 @@ from kmaskformer.training.checkpoint import RunCheckpoint, RunState, latest_chec
 from kmaskformer.training.distribution import any_worker, distribution_strategy, is_chief
 from kmaskformer.training.interruption import SaveOnSignal
 from kmaskformer.training.nonfinite import WatchForNonFinite
-from kmaskformer.training.run_log import RunLog, write_aside
+from kmaskformer.training.run_log import RunLog
 from kmaskformer.training.seeds import set_seed
+from kmaskformer.whole_files import written_to_disk
 
 MODEL_FILE = "model.keras"
 SKIPPED_FILE = "skipped.txt"
@@ -95,7 +96,7 @@ def train(
         state = restore_checkpoint(model, checkpoint) if checkpoint else RunState(step=0, epoch=0, batch=0)
     # Only now, when data and model are known to be good: a failed start leaves no folder in the way of the next.
     with _own_folder(output, is_chief(devices)) as folder:
-        with write_aside(folder / CONFIG_FILE) as path:
+        with written_to_disk(folder / CONFIG_FILE) as path:
             save_config(config, path)
         run_log = RunLog(folder, start_step=state.step)
         if state.step < config.training.steps:
@@ -103,7 +104,7 @@ def train(
         with averaged_weights(model):
             save_model(model, folder / MODEL_FILE)
         scores = _newest_scores(run_log)
-        with write_aside(folder / "metrics.json") as path:
+        with written_to_disk(folder / "metrics.json") as path:
             path.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
         run_log.close()
     return scores

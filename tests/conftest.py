@@ -64,10 +64,22 @@ def official() -> ModuleType:
 
 def load_module(name: str) -> ModuleType:
     """A module of this folder, which is no package; others can import it by its name from then on."""
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tests" / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module = load_file(REPOSITORY / "tests" / f"{name}.py", name)
+    return module
+
+
+def load_file(path: Path, name: str) -> ModuleType:
+    """A file of Python as a module of that name."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], ModuleType]:
+    """Gives a script of the repository as a module: `load_script("train")`, `load_script("benchmarks/data")`."""
+    return lambda name: load_file(REPOSITORY / "scripts" / f"{name}.py", f"script_{name.replace('/', '_')}")
 
 
 @pytest.fixture()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 
 import numpy as np
@@ -41,11 +40,9 @@ def scores(value):
 
 
 @pytest.fixture()
-def compare_runs(repository):
+def compare_runs(load_script):
     """The script's `main`."""
-    spec = importlib.util.spec_from_file_location("compare_runs", repository / "scripts" / "compare_runs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("compare_runs")
     return lambda *arguments: module.main([str(argument) for argument in arguments])
 
 

@@ -61,6 +61,15 @@ def labels(rows: Sequence[Mapping[str, Any]], info: DatasetInfo, subject: str) -
     return np.asarray([info.contiguous_ids[row["category_id"]] for row in rows], np.int32)
 
 
+def categories(info: DatasetInfo) -> list[dict[str, Any]]:
+    """The list `categories` of a file with these classes, with the dataset's own ids."""
+    columns = zip(info.dataset_ids, info.class_names, info.colors, strict=True)
+    return [
+        {"id": dataset_id, "name": name, "color": list(color), "isthing": int(index in info.thing_ids)}
+        for index, (dataset_id, name, color) in enumerate(columns)
+    ]
+
+
 def require_files(path: Path, kind: str, files: Iterable[Path]) -> None:
     """Refuses an annotation file that names files which do not exist."""
     missing = [file for file in files if not file.is_file()]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from kmaskformer.data import coco_json
 from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.structures import DatasetInfo
 
@@ -146,13 +147,8 @@ class PanopticWriter:
 
     def save(self) -> Path:
         """Writes the JSON and returns its path."""
-        things = set(self.info.thing_ids)
-        categories = [
-            {"id": self.info.dataset_ids[i], "name": name, "isthing": int(i in things)}
-            for i, name in enumerate(self.info.class_names)
-        ]
         images = [{"id": a["image_id"], "file_name": a["file_name"]} for a in self._annotations]
-        content = {"images": images, "annotations": self._annotations, "categories": categories}
+        content = {"images": images, "annotations": self._annotations, "categories": coco_json.categories(self.info)}
         self.path.write_text(json.dumps(content))
         return self.path
 

@@ -17,7 +17,8 @@ import keras
 import numpy as np
 
 from kmaskformer.training.averages import averaged_weights
-from kmaskformer.training.run_log import RunLog, scalars, write_aside
+from kmaskformer.training.run_log import RunLog, scalars
+from kmaskformer.whole_files import written_to_disk
 
 LOSS_NAMES = ("loss", "loss_ce", "loss_mask", "loss_dice")
 """What the progress bar shows: the total, and the three kinds of the last decoder layer."""
@@ -287,7 +288,7 @@ def save_model(model: keras.Model, path: str | Path) -> None:
     if not path.name.endswith((".weights.h5", ".keras")):
         raise ValueError(f"`path` must end in .weights.h5 or .keras. Received: path={path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_aside(path) as aside:
+    with written_to_disk(path) as aside:
         if path.name.endswith(".keras"):
             model.save(aside)
         else:

@@ -20,7 +20,7 @@ import numpy as np
 
 from kmaskformer.training.callbacks import IntervalCallback, current_step, without_optimizer
 from kmaskformer.training.nonfinite import nonfinite_terms
-from kmaskformer.training.run_log import sync
+from kmaskformer.whole_files import sync
 
 _WEIGHTS = "model.weights.h5"
 _STATE = "state.npz"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import importlib.util
 import json
@@ -10,12 +9,14 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from kmaskformer.whole_files import written_to_disk
 
 _FIXED_COLUMNS = ("step", "kind", "time")
 
@@ -41,7 +42,7 @@ class RunLog:
         self._writer = None
         self._tensorboard = tensorboard and _tensorboard_is_installed()
         kept = [row for row in self.rows() if row["step"] <= start_step] if start_step else []
-        with write_aside(self._json_path) as path:
+        with written_to_disk(self._json_path) as path:
             path.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._rewrite_csv(kept)
 
@@ -93,7 +94,7 @@ class RunLog:
             raise ValueError(f"`image` must be (height, width, 3) uint8. Received: {image.shape} {image.dtype}")
         path = self.folder / "pictures" / f"{name}_{int(step):07d}.png"
         path.parent.mkdir(exist_ok=True)
-        with write_aside(path) as aside:
+        with written_to_disk(path) as aside:
             Image.fromarray(image).save(aside)
         if self._tensorboard:
             import tensorflow as tf
@@ -117,7 +118,7 @@ class RunLog:
 
     def _rewrite_csv(self, rows: list[dict[str, Any]]) -> None:
         self._columns = list(dict.fromkeys([*_FIXED_COLUMNS, *(name for row in rows for name in row)]))
-        with write_aside(self._csv_path) as path, path.open("w", newline="") as file:
+        with written_to_disk(self._csv_path) as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
@@ -136,29 +137,6 @@ class RunLog:
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
         return self._writer
-
-
-@contextlib.contextmanager
-def write_aside(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a path beside `path` to write to, then puts the file in place at once; on an error `path` is untouched."""
-    path = Path(path)
-    aside = path.with_name(f"partial.{path.name}")
-    try:
-        yield aside
-        sync(aside)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Makes sure that a file's or folder's content is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:

@@ -27,7 +27,7 @@ def test_panoptic_round_trip(tmp_path):
     writer.add("000000000139", segmentation, [*segments, {"id": 2**24 - 1, "category_id": 1}])
     writer.add("city/street", np.zeros((2, 2), np.int32), [])
     content = json.loads(writer.save().read_text())
-    assert content["categories"][1] == {"id": 187, "name": "sky", "isthing": 0}
+    assert content["categories"][1] == {"id": 187, "name": "sky", "color": list(INFO.colors[1]), "isthing": 0}
     assert content["annotations"][0]["segments_info"][:2] == [
         {"id": 1, "category_id": 1, "area": 2, "iscrowd": 0},
         {"id": 70000, "category_id": 187, "area": 1, "iscrowd": 0},

@@ -81,8 +81,8 @@ def test_an_evaluation_goes_on_where_it_was_cut_off(evaluation, whole, tmp_path,
     batches, state = dataset()[1], tmp_path / "state.npz"
     with pytest.raises(KeyboardInterrupt):
         evaluation.run(cut_off(batches, 2), progress=False, state_file=state, save_every=1)
-    seen, add = [], evaluation._add_image
-    monkeypatch.setattr(evaluation, "_add_image", lambda *arguments: (seen.append(arguments), add(*arguments)))
+    seen, update = [], evaluation.evaluator.update
+    monkeypatch.setattr(evaluation.evaluator, "update", lambda *arguments: (seen.append(arguments), update(*arguments)))
     scores = evaluation.run(batches, progress=False, state_file=state)
     assert len(seen) == 1 and not state.exists()
     assert scores == pytest.approx(whole, nan_ok=True, abs=1e-12)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 
 
 @pytest.fixture(scope="module")
-def benchmark_data(repository):
-    spec = importlib.util.spec_from_file_location("benchmark_data", repository / "scripts" / "benchmarks" / "data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark_data(load_script):
+    return load_script("benchmarks/data")
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,7 @@ import sys
 
 import pytest
 
-from kmaskformer import build
-from kmaskformer.config import load_config, save_config
-
-TINY = [
-    "model.transformer_decoder={num_queries: 6, hidden_dim: 32, num_heads: 2, feedforward_dim: 32, decoder_layers: 1}",
-    "model.pixel_decoder={conv_dim: 32, mask_dim: 32}",
+OVERRIDES = [
     "data.image_size=[64, 64]",
     "data.val={count: 3, seed: 1}",
 ]
@@ -23,12 +18,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run_folder(repository, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    config = load_config(repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", TINY)
-    build.build_model(config.model, build.build_reader(config.data, "val").info).save(folder / "model.keras")
-    save_config(config, folder / "config.yaml")
-    return folder
+def run_folder(make_run_folder, tmp_path_factory):
+    return make_run_folder(tmp_path_factory.mktemp("run"), OVERRIDES)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 
@@ -10,11 +9,9 @@ import pytest
 
 
 @pytest.fixture()
-def script(repository, monkeypatch):
+def script(load_script, monkeypatch):
     """The script as a module, with `run(*arguments)`."""
-    spec = importlib.util.spec_from_file_location("script_check_fidelity", repository / "scripts/check_fidelity.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("check_fidelity")
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["check_fidelity", *map(str, arguments)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from fractions import Fraction
@@ -11,16 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kmaskformer import build
 from kmaskformer.command_line.video import VideoFrames, VideoWriter
-from kmaskformer.config import load_config, save_config
 from kmaskformer.evaluation.files import read_instances, read_panoptic_file
 from kmaskformer.experiment import load_model
 from kmaskformer.presets import save_to_preset
 
-TINY = [
-    "model.transformer_decoder={num_queries: 6, hidden_dim: 32, num_heads: 2, feedforward_dim: 32, decoder_layers: 1}",
-    "model.pixel_decoder={conv_dim: 32, mask_dim: 32}",
+OVERRIDES = [
     "data.image_size=[64, 64]",
     "data.val={count: 2, seed: 1}",
 ]
@@ -28,26 +23,18 @@ CONFIG = "configs/shapes/panoptic/maskformer_resnet18.yaml"
 
 
 @pytest.fixture(scope="module")
-def run_folder(repository, tmp_path_factory):
+def run_folder(make_run_folder, tmp_path_factory):
     """What training leaves for the other scripts: a model and its configuration."""
-    folder = tmp_path_factory.mktemp("run")
-    config = load_config(repository / CONFIG, TINY)
-    info = build.build_reader(config.data, "val").info
-    build.build_model(config.model, info).save(folder / "model.keras")
-    save_config(config, folder / "config.yaml")
-    return folder
+    return make_run_folder(tmp_path_factory.mktemp("run"), OVERRIDES)
 
 
 @pytest.fixture()
-def run_script(repository, monkeypatch):
+def run_script(load_script, monkeypatch):
     """Runs a script's `main` with command line arguments."""
 
     def run(name, *arguments):
-        spec = importlib.util.spec_from_file_location(f"script_{name}", repository / "scripts" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        status = module.main()
+        status = load_script(name).main()
         if status is not None:
             sys.exit(status)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import numpy as np
@@ -19,11 +18,8 @@ SEGMENTS = [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 1}]
 
 
 @pytest.fixture(scope="module")
-def script(repository):
-    spec = importlib.util.spec_from_file_location("evaluate_files", repository / "scripts" / "evaluate_files.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("evaluate_files")
 
 
 def write_panoptic(path, *maps, folder=None, segments=SEGMENTS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 
@@ -10,12 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kmaskformer import build, experiment
-from kmaskformer.config import load_config, save_config
+from kmaskformer import experiment
 
-TINY = [
-    "model.transformer_decoder={num_queries: 6, hidden_dim: 32, num_heads: 2, feedforward_dim: 32, decoder_layers: 1}",
-    "model.pixel_decoder={conv_dim: 32, mask_dim: 32}",
+OVERRIDES = [
     "evaluation.overlap_threshold=0.6",
     "evaluation.object_mask_threshold=0.05",  # an untrained model is sure of nothing
     "data.test_shortest_edge=50",
@@ -23,22 +19,15 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def run_folder(repository, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    config = load_config(repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", TINY)
-    build.build_model(config.model, build.build_reader(config.data, "val").info).save(folder / "model.keras")
-    save_config(config, folder / "config.yaml")
-    return folder
+def run_folder(make_run_folder, tmp_path_factory):
+    return make_run_folder(tmp_path_factory.mktemp("run"), OVERRIDES)
 
 
 @pytest.fixture()
-def export(repository, monkeypatch):
+def export(load_script, monkeypatch):
     def call(*arguments):
-        spec = importlib.util.spec_from_file_location("script_export", repository / "scripts" / "export.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
-        assert module.main() == 0
+        assert load_script("export").main() == 0
 
     return call
 

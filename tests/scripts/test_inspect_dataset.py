@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 from PIL import Image
 
 
 @pytest.fixture(scope="module")
-def inspect_dataset(repository):
-    spec = importlib.util.spec_from_file_location("inspect_dataset", repository / "scripts" / "inspect_dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def inspect_dataset(load_script):
+    return load_script("inspect_dataset")
 
 
 @pytest.fixture()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import h5py
 import numpy as np
 import pytest
@@ -11,11 +9,8 @@ from PIL import Image
 
 
 @pytest.fixture(scope="module")
-def script(repository):
-    spec = importlib.util.spec_from_file_location("prepare_dataset", repository / "scripts" / "prepare_dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("prepare_dataset")
 
 
 @pytest.fixture()

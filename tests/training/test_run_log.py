@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from kmaskformer.training import run_log as run_log_module
-from kmaskformer.training.run_log import RunLog, scalars, write_aside
+from kmaskformer.training.run_log import RunLog, scalars
 
 
 def read_csv(log: RunLog) -> list[dict[str, str]]:
@@ -101,19 +101,6 @@ def test_without_tensorboard_the_rest_is_written(tmp_path, monkeypatch):
     log.write("train", 1, {"loss": 1.0})
     assert len(log.rows()) == 1
     assert not (tmp_path / "tensorboard").exists()
-
-
-def test_write_aside_keeps_the_old_file_when_writing_fails(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(OSError, match="full"), write_aside(path) as aside:
-        aside.write_text("half")
-        raise OSError("disk full")
-    assert path.read_text() == "old"
-    assert [each.name for each in tmp_path.iterdir()] == ["file.txt"]
-    with write_aside(path) as aside:
-        aside.write_text("new")
-    assert path.read_text() == "new"
 
 
 def test_scalars_takes_single_numbers_only():

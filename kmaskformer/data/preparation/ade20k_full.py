@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from kmaskformer.data.images import read_image, read_panoptic_ids
-from kmaskformer.data.preparation.conversion import Task, provide, written_whole
+from kmaskformer.data.preparation.conversion import Task, provide
+from kmaskformer.whole_files import written_whole
 
 SPLITS = ("training", "validation")
 SHORTEST_EDGE = 512

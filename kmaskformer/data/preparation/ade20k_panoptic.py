@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from kmaskformer.data import coco_json
 from kmaskformer.data.images import read_label_map, read_panoptic_ids
 from kmaskformer.data.label_spaces import label_space
-from kmaskformer.data.preparation.conversion import Task, written_whole
+from kmaskformer.data.preparation.conversion import Task
+from kmaskformer.whole_files import written_whole
 
 SPLITS = ("training", "validation")
 _SEGMENTS = "segments_info"
@@ -108,13 +110,7 @@ def _convert(class_path: Path, instance_path: Path, target: Path) -> None:
 
 
 def _content(paths: list[Path]) -> dict[str, Any]:
-    info = label_space("ade20k_150")
-    things = set(info.thing_ids)
-    columns = zip(info.dataset_ids, info.class_names, info.colors, strict=True)
-    categories = [
-        {"id": dataset_id, "name": name, "color": color, "isthing": int(index in things)}
-        for index, (dataset_id, name, color) in enumerate(columns)
-    ]
+    categories = coco_json.categories(label_space("ade20k_150"))
     images, annotations = [], []
     for path in paths:
         with Image.open(path) as image:

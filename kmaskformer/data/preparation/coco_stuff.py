@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from kmaskformer.data.label_spaces import IGNORE_VALUES, label_space
-from kmaskformer.data.preparation.conversion import Task, provide, written_whole
+from kmaskformer.data.preparation.conversion import Task, provide
+from kmaskformer.whole_files import written_whole
 
 SPLITS = ("train", "test")
 _NUM_NAMES_1_0 = 172

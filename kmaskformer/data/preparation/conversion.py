@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
+
+from kmaskformer.whole_files import written_whole
 
 
 class Task(NamedTuple):
@@ -53,17 +54,6 @@ def in_parallel(work: Callable, items: Sequence, workers: int, description: str,
         results = pool.map(work, items)
         bar = tqdm(results, desc=description, total=done + len(items), initial=done, unit="image", disable=None)
         return list(bar)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when all is written: an interrupted run leaves no half of a file."""
-    partial = path.with_name(f".partial_{path.name}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def provide(source: Path, destination: Path) -> None:

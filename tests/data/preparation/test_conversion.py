@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from kmaskformer.data.preparation.conversion import Task, provide, run_tasks, written_whole
+from kmaskformer.data.preparation.conversion import Task, provide, run_tasks
 
 
 def task_of(path, calls, error=None):
@@ -34,16 +34,6 @@ def test_failures_are_named_and_stop_nothing(tmp_path):
     tasks = [task_of(tmp_path / "a", calls, OSError("disk")), task_of(tmp_path / "b", calls)]
     (failure,) = run_tasks(tasks, workers=1)
     assert (failure.name, failure.reason) == ("a", "OSError: disk") and calls == ["a", "b"]
-
-
-def test_an_interrupted_file_is_not_there(tmp_path):
-    with pytest.raises(KeyboardInterrupt), written_whole(tmp_path / "a.png") as path:
-        path.write_text("half")
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-    with written_whole(tmp_path / "a.png") as path:
-        path.write_text("whole")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.png", "whole")]
 
 
 @pytest.mark.parametrize("links", [True, False])
