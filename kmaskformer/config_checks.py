@@ -161,7 +161,9 @@ def _check_source(config: Config) -> Iterator[str]:
 
 def _check_evaluation(config: Config) -> Iterator[str]:
     evaluation = config.evaluation
-    averages = bool(evaluation.augmentation.shortest_edges)
+    averages = evaluation.augmentation.enabled and bool(evaluation.augmentation.shortest_edges)
+    if not evaluation.metrics:
+        yield "evaluation.metrics: must name what is measured, for example [semantic]. Received: []"
     if averages and ("semantic" not in evaluation.metrics or evaluation.inference != "default"):
         yield (
             "evaluation.augmentation: averages class scores, so evaluation.metrics must hold semantic and "

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from kmaskformer import build, report
 from kmaskformer.config import Config, config_to_dict, load_config, save_config
+from kmaskformer.data.skipping import SkippingReader
 from kmaskformer.evaluation.evaluator import SemanticEvaluator, Truth
 from kmaskformer.evaluation.files import summarize
 from kmaskformer.evaluation.run import Evaluation
@@ -99,8 +100,11 @@ def train(
         with written_to_disk(folder / CONFIG_FILE) as path:
             save_config(config, path)
         run_log = RunLog(folder, start_step=state.step)
+        observers = _observers(model, config, readers["val"], folder, run_log)
+        if strategy != "multi_worker":  # where the others do not know what is in the chief's log
+            _make_up(observers, model, config, run_log, state.step)
         if state.step < config.training.steps:
-            _fit(model, config, readers, folder, run_log, state, on_nan)
+            _fit(model, config, readers, folder, observers, run_log, state, on_nan)
         with averaged_weights(model):
             save_model(model, folder / MODEL_FILE)
         scores = _newest_scores(run_log)
@@ -171,22 +175,28 @@ def _write_report(
     report.write_scores(folder, scores)
     report.write_confusion(folder, evaluators)
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
+    reader = _readable(reader, config)
     draw_predictions(segmenter, reader).save(folder / "predictions.png")
     report.write_images(folder, evaluators[0], segmenter, reader)
 
 
 def _augmented_scores(model: keras.Model, config: Config) -> dict[str, float]:
-    """The semantic scores with test-time augmentation, named `semantic_tta/...`; none where none is configured."""
+    """The semantic scores with test-time augmentation, named `semantic_tta/...`; none where none is configured.
+
+    An image that cannot be read has been counted by the plain evaluation, whose scores it must not cost.
+    """
     augmentation = build.build_augmentation(config.evaluation.augmentation)
     if augmentation is None:
         return {}
     evaluators = [e for e in build.build_evaluators(config.evaluation) if isinstance(e, SemanticEvaluator)]
-    reader = build.build_reader(config.data, "val")
+    reader = SkippingReader(build.build_reader(config.data, "val"))
     segmenter = build_segmenter(model, config, "semantic", augmentation=augmentation)
     for evaluator in evaluators:
         evaluator.bind(reader.info)
     for index in tqdm(range(len(reader)), desc="evaluate with augmentation", unit="image"):
-        sample = reader[index]
+        sample = reader.get(index)
+        if sample is None:
+            continue
         class_map = segmenter(sample["image"]).segmentation
         truth = Truth.of_sample(sample)
         for evaluator in evaluators:
@@ -254,7 +264,7 @@ def build_segmenter(
     inference: str = "default",
     augmentation: Augmentation | None = None,
 ) -> Segmenter:
-    """A segmenter with the sizes and thresholds that a configuration evaluates with."""
+    """A segmenter with the sizes, thresholds and, unless for instances, tiles that a configuration evaluates with."""
     if config is None:
         return Segmenter(model, task=task, inference=inference, augmentation=augmentation)
     evaluation, data = config.evaluation, config.data
@@ -270,7 +280,7 @@ def build_segmenter(
         score_threshold=evaluation.score_threshold,
         before_inference=evaluation.before_inference,
         augmentation=augmentation,
-        tiling=build.build_tiling(evaluation) if augmentation is None else None,
+        tiling=build.build_tiling(evaluation) if augmentation is None and task != "instance" else None,
     )
 
 
@@ -291,13 +301,14 @@ def _fit(
     config: Config,
     readers: dict[str, Any],
     output: Path,
+    observers: list[Any],
     run_log: RunLog,
     state: RunState,
     on_nan: str,
 ) -> None:
     training = config.training
     # An "epoch" of fit is the stretch between two evaluations, whatever the size of the dataset.
-    stretch = min(training.evaluate_every or training.steps, training.steps)
+    stretch = _stretch(config)
     dataset = build.build_dataset(config.data, "train", first_batch=state.batch, reader=readers["train"])
     checkpoints = RunCheckpoint(
         output / "checkpoints", every_steps=training.checkpoint_every or None, first_batch=state.batch
@@ -309,7 +320,7 @@ def _fit(
         WatchForNonFinite(on_nan, output, images_of, state.batch),
         TrainingLog(run_log, training.log_every),
         checkpoints,
-        *_observers(model, config, readers["val"], output, run_log, stretch),
+        *observers,
         StopAtStep(training.steps),
         interruption,
     ]
@@ -336,16 +347,40 @@ def _report_skipped(skipped: Any, output: Path) -> None:
         warnings.warn(f"{report.splitlines()[0]} See {output / SKIPPED_FILE}", stacklevel=2)
 
 
-def _observers(model: Any, config: Config, reader: Any, output: Path, run_log: RunLog, stretch: int) -> list[Any]:
+def _stretch(config: Config) -> int:
+    """Updates between two evaluations."""
+    return min(config.training.evaluate_every or config.training.steps, config.training.steps)
+
+
+def _make_up(observers: list[Any], model: Any, config: Config, run_log: RunLog, step: int) -> None:
+    """Does the evaluation that was due at the step a run goes on from, if the run ended before it was done."""
+    is_due = step > 0 and (step % _stretch(config) == 0 or step >= config.training.steps)
+    if not is_due or any(row["step"] == step for row in run_log.rows("evaluation")):
+        return
+    for observer in observers:
+        observer.set_model(model)
+        observer.on_train_begin()
+        observer.act(step, {})
+
+
+def _readable(reader: Any, config: Config) -> Any:
+    """The reader for pictures: where the configuration leaves out broken samples, they show the next one."""
+    return SkippingReader(reader) if config.data.on_error == "skip" else reader
+
+
+def _observers(model: Any, config: Config, reader: Any, output: Path, run_log: RunLog) -> list[Any]:
     """What evaluates and draws after each stretch, with averaged weights where there are any."""
     best_metric = config.evaluation.best_metric or None
     validation = build.build_dataset(config.data, "val", reader=reader)
     evaluation = Evaluation(model, build.build_evaluators(config.evaluation), build.build_tiling(config.evaluation))
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
 
+    shown = _readable(reader, config)
+    stretch = _stretch(config)
+
     def draw() -> np.ndarray:
         with averaged_weights(model):
-            return np.asarray(draw_predictions(segmenter, reader).convert("RGB"))
+            return np.asarray(draw_predictions(segmenter, shown).convert("RGB"))
 
     def scores() -> dict[str, float]:
         with averaged_weights(model):

@@ -135,7 +135,7 @@ class Segmenter:
         _check_tiling(tiling, task, augmentation)
         self.model = model
         self.task = task
-        self.info = _label_space(model, dataset_info)
+        self.info = DatasetInfo.of_model(model, dataset_info)
         self.shortest_edge = shortest_edge
         self.longest_edge = longest_edge
         self.postprocess = Postprocess(
@@ -315,16 +315,6 @@ def _compiled(function: Callable[..., Any], num_sizes: int = 2) -> Callable[...,
     size = tf.TensorSpec((2,), tf.int32)
     images = tf.TensorSpec((1, None, None, 3), tf.float32)
     return tf.function(function, input_signature=(images, *[size] * num_sizes), autograph=False)
-
-
-def _label_space(model: Any, info: DatasetInfo | None) -> DatasetInfo:
-    info = info or getattr(model, "dataset_info", None) or DatasetInfo.numbered(model.num_classes)
-    if info.num_classes != model.num_classes:
-        raise ValueError(
-            f"`dataset_info` must describe the model's {model.num_classes} classes. "
-            f"Received: {info.num_classes} classes ({info.name})"
-        )
-    return info
 
 
 def _check_task(model: Any, task: str) -> None:

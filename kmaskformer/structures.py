@@ -90,6 +90,21 @@ class DatasetInfo:
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
     @classmethod
+    def of_model(cls, model: Any, given: DatasetInfo | None = None) -> DatasetInfo:
+        """The given record, or the model's own, or numbered classes.
+
+        Raises:
+            ValueError: If it is of another number of classes than the model.
+        """
+        info = given or getattr(model, "dataset_info", None) or cls.numbered(model.num_classes)
+        if info.num_classes != model.num_classes:
+            raise ValueError(
+                f"`dataset_info` must describe the model's {model.num_classes} classes. "
+                f"Received: {info.num_classes} classes ({info.name})"
+            )
+        return info
+
+    @classmethod
     def numbered(cls, num_classes: int) -> DatasetInfo:
         """A record for a model whose labels are unknown: classes are called `class 0`, `class 1`, ..."""
         return cls(name="unnamed", class_names=tuple(f"class {i}" for i in range(num_classes)))

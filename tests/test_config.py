@@ -129,12 +129,20 @@ ERRORS |= {  # of test-time augmentation
     "evaluation: {augmentation: {shortest_edges: [0]}}": "evaluation.augmentation.shortest_edges: must be positive",
 }
 ERRORS |= {  # of tiles
+    "evaluation: {metrics: []}": "evaluation.metrics: must name what is measured",
     "evaluation: {tile_size: -1}": "evaluation.tile_size: must not be negative",
     "evaluation: {tile_size: 64, tile_overlap: 1.0}": "evaluation.tile_overlap: must be less than 1",
     "evaluation: {tile_overlap: 1.5}": "evaluation.tile_overlap: must lie in 0..1",
     "evaluation: {tile_size: 64, metrics: [instance]}": "evaluation.tile_size: tiles are put together for semantic and",
     "evaluation: {tile_size: 64, augmentation: {shortest_edges: [64]}}": "of one view only. Received: metrics",
 }
+
+
+@pytest.mark.parametrize("evaluation", ["{tile_size: 64}", "{inference: general}"])
+def test_an_augmentation_that_is_off_forbids_nothing(write, evaluation):
+    views = "augmentation: {enabled: false, shortest_edges: [64]}"
+    config = load_config(write(f"evaluation: {evaluation[:-1]}, {views}}}"))
+    assert config.evaluation.augmentation.shortest_edges == (64,)
 
 
 @pytest.mark.parametrize(("text", "message"), ERRORS.items(), ids=range(len(ERRORS)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from kmaskformer import build, experiment
 from kmaskformer.config import load_config, save_config
+from kmaskformer.inference.tiles import Tiling
 
 TINY = [
     "model.transformer_decoder={num_queries: 6, hidden_dim: 32, num_heads: 2, feedforward_dim: 32, decoder_layers: 2}",
@@ -99,6 +101,50 @@ def test_a_stopped_and_resumed_run_equals_a_straight_one(config, finished, tmp_p
     for one, other in zip(rows, expected, strict=True):
         if one["kind"] == "train":
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-3), one["step"]
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up(config, finished, tmp_path):
+    """The process died between the last checkpoint and its evaluation: the scores are those of the last weights."""
+    folder, scores = finished
+    copy = tmp_path / "killed"
+    shutil.copytree(folder, copy)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    kept = [line for line in lines if (json.loads(line)["kind"], json.loads(line)["step"]) != ("evaluation", 4)]
+    assert len(kept) == len(lines) - 1
+    (copy / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept))
+    for name in ("metrics.json", "model.keras", "pictures/predictions_0000004.png"):
+        (copy / name).unlink()
+    again = experiment.train(config, copy, resume=True)
+    assert again == pytest.approx(scores, abs=1e-6) and json.loads((copy / "metrics.json").read_text()) == again
+    assert (copy / "model.keras").is_file() and (copy / "pictures/predictions_0000004.png").is_file()
+    rows = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [2, 4]
+
+
+def test_a_broken_sample_that_is_skipped_costs_no_picture(config):
+    class Broken:
+        info = build.build_reader(config.data, "val").info
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            if index == 0:
+                raise ValueError("a.png: damaged")
+            return build.build_reader(config.data, "val")[index]
+
+    data = dataclasses.replace(config.data, on_error="skip")
+    shown = experiment._readable(Broken(), dataclasses.replace(config, data=data))
+    assert [shown[index]["image_id"] for index in range(3)] == [Broken()[i]["image_id"] for i in (1, 1, 2)]
+    with pytest.raises(ValueError, match="damaged"):
+        experiment._readable(Broken(), config)[0]
+
+
+def test_instances_of_a_run_in_tiles_come_from_whole_images(config, finished):
+    model = experiment.load_model(finished[0])
+    tiled = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, tile_size=32))
+    assert experiment.build_segmenter(model, tiled, "panoptic").tiling == Tiling(32, 0.5)
+    assert experiment.build_segmenter(model, tiled, "instance").tiling is None
 
 
 def test_weights_load_from_folder_keras_file_and_weights_file(config, finished):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kmaskformer.command_line.command import make_parser, one_line_errors
 from kmaskformer.command_line.weights import WEIGHTS_HELP, open_segmenter
+from kmaskformer.config import Config
 from kmaskformer.segmenter import Segmenter
 
 DESCRIPTION = """\
@@ -45,7 +47,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--format", default="saved_model", choices=tuple(WRITERS))
     parser.add_argument("--task", default="panoptic", choices=("semantic", "instance", "panoptic"))
     parser.add_argument("--inference", default="default", choices=("default", "general"))
-    parser.add_argument("--shortest-edge", type=int, help="resize to this (SavedModel); 0 for images as they are")
+    parser.add_argument("--shortest-edge", type=int, help="shorter side to resize to (SavedModel); 0 for none")
     parser.add_argument("--longest-edge", type=int, help="bound of the longer side (SavedModel); 0 for none")
     parser.add_argument("--outputs", nargs="+", help="names of the outputs to keep (SavedModel); all by default")
     parser.add_argument("--dtype", help="float32, bfloat16 or mixed_bfloat16 (SavedModel); the model's by default")
@@ -59,7 +61,7 @@ def _write_saved_model(options: argparse.Namespace) -> Path:
     from kmaskformer.export.saved_model import export_segmenter
 
     _refuse(options, LITERT_OPTIONS, "litert")
-    segmenter, config = open_segmenter(options.weights, options.task, options.inference)
+    segmenter, config = _open(options)
     for name in ("shortest_edge", "longest_edge"):
         if getattr(options, name) is not None:
             setattr(segmenter, name, getattr(options, name) or None)
@@ -72,7 +74,7 @@ def _write_onnx(options: argparse.Namespace) -> Path:
 
     _refuse(options, SAVED_MODEL_OPTIONS, "saved_model")
     _refuse(options, LITERT_OPTIONS, "litert")
-    segmenter, _ = open_segmenter(options.weights, options.task, options.inference)
+    segmenter, _ = _open(options)
     return export_onnx(segmenter.model, options.output, **_postprocessing(segmenter))
 
 
@@ -82,7 +84,7 @@ def _write_litert(options: argparse.Namespace) -> Path:
     _refuse(options, SAVED_MODEL_OPTIONS, "saved_model")
     if options.image_size is None:
         raise ValueError("--format litert needs --image-size HEIGHT WIDTH: the file is for images of one size")
-    segmenter, _ = open_segmenter(options.weights, options.task, options.inference)
+    segmenter, _ = _open(options)
     quantization = options.quantization or "none"
     return export_litert(
         segmenter.model,
@@ -91,6 +93,19 @@ def _write_litert(options: argparse.Namespace) -> Path:
         quantization=quantization,
         **_postprocessing(segmenter),
     )
+
+
+def _open(options: argparse.Namespace) -> tuple[Segmenter, Config | None]:
+    segmenter, config = open_segmenter(options.weights, options.task, options.inference)
+    if segmenter.tiling is not None:
+        size = segmenter.tiling.size
+        print(
+            f"note: the run was evaluated in tiles of {size} x {size} pixels. The export sees whole what it is given: "
+            "cut large images up before you send them.",
+            file=sys.stderr,
+        )
+        segmenter.tiling = None
+    return segmenter, config
 
 
 def _refuse(options: argparse.Namespace, names: Sequence[str], only_for: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kmaskformer import build, data
-from kmaskformer.command_line.command import make_parser
+from kmaskformer.command_line.command import USER_ERRORS, make_parser, one_line_errors
 from kmaskformer.config import Config, load_config
 from kmaskformer.data.inspection import Finding, SplitFacts, find_problems, read_facts
 from kmaskformer.dataset_report import draw_contact_sheet, write_report
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--images needs --masks and --classes")
     try:
         config, readers = open_splits(options)
-    except (OSError, ValueError) as error:
+    except USER_ERRORS as error:
         print(f"error: {error}\nTraining cannot start.")
         return 1
     facts = [read_facts(reader, name, options.workers, sys.stderr.isatty()) for name, reader in readers.items()]
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for finding in findings:
         print(finding)
     if options.output:
-        write_files(Path(options.output), facts, findings, readers)
+        with one_line_errors():
+            write_files(Path(options.output), facts, findings, readers)
     errors = sum(finding.is_error for finding in findings)
     print(f"Training cannot start: {errors} error(s)." if errors else "Training can start.")
     return 1 if errors else 0

@@ -64,6 +64,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
 
 def _load(argument: str) -> ServedModel:
     name, separator, folder = argument.partition("=")
-    model = ServedModel(folder, name) if separator else ServedModel(argument)
+    # A folder's own name may have an equals sign, a model's name no slash.
+    model = ServedModel(folder, name) if separator and "/" not in name else ServedModel(argument)
     model.warm_up()
     return model

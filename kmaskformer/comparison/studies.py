@@ -12,7 +12,7 @@ import keras
 
 from kmaskformer import experiment
 from kmaskformer.analysis.parts import count_parameters
-from kmaskformer.config import Config, load_config
+from kmaskformer.config import Config, config_to_dict, load_config
 
 SCORE = "semantic/mIoU"
 
@@ -168,8 +168,15 @@ def perform(run: Run) -> dict[str, Any]:
         ValueError: If the folder holds a run of another configuration.
         FileNotFoundError: If the run that it takes its weights from is not there.
     """
+    config = config_to_dict(run.config)
     if run.result_file.is_file():
-        return json.loads(run.result_file.read_text(encoding="utf-8"))
+        result = json.loads(run.result_file.read_text(encoding="utf-8"))
+        if result.pop("config", None) != config:
+            raise ValueError(
+                f"{run.result_file}: the result of another configuration. Choose another output folder, or delete "
+                f"{run.folder}."
+            )
+        return result
     keras.utils.clear_session()
     if run.variant.trained_as:
         source = run.folder.parents[1] / _slug(run.variant.trained_as) / run.folder.name
@@ -186,7 +193,7 @@ def perform(run: Run) -> dict[str, Any]:
         "curve": curve,
     }
     run.folder.mkdir(parents=True, exist_ok=True)
-    run.result_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    run.result_file.write_text(json.dumps(result | {"config": config}, indent=1) + "\n", encoding="utf-8")
     return result
 
 

@@ -60,23 +60,12 @@ def inference_graph(
     return tf.function(run, input_signature=signature, autograph=False).get_concrete_function(), names
 
 
-def label_space(model: Any, dataset_info: DatasetInfo | None = None) -> DatasetInfo:
-    """The given label space, or the model's, or numbered classes."""
-    info = dataset_info or getattr(model, "dataset_info", None) or DatasetInfo.numbered(model.num_classes)
-    if info.num_classes != model.num_classes:
-        raise ValueError(
-            f"`dataset_info` must describe the model's {model.num_classes} classes. "
-            f"Received: {info.num_classes} classes ({info.name})"
-        )
-    return info
-
-
 def _result(model: Any, postprocess: Postprocess, outputs: dict[str, Any], size: Any) -> dict[str, Any]:
     return postprocess(outputs, model.padded_size(*size), size, size)
 
 
 def _postprocess(model: Any, task: str, info: DatasetInfo | None, options: dict[str, Any]) -> Postprocess:
-    thing_ids = label_space(model, info).thing_ids
+    thing_ids = DatasetInfo.of_model(model, info).thing_ids
     if task == "instance" and not thing_ids:
         raise ValueError(
             '`task="instance"` needs thing classes, and the model\'s label space has none. '

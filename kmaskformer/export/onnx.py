@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kmaskformer.export.inference_graph import inference_graph, label_space
+from kmaskformer.export.inference_graph import inference_graph
 from kmaskformer.structures import DatasetInfo
 from kmaskformer.version import __version__
 
@@ -80,7 +80,7 @@ def export_onnx(
     function, names = inference_graph(model, task, input_dtype=input_dtype, dataset_info=dataset_info, **options)
     proto = _convert(function, names, opset)
     _name_axes(proto)
-    info = label_space(model, dataset_info)
+    info = DatasetInfo.of_model(model, dataset_info)
     _add_metadata(proto, task=task, options=json.dumps(options), dataset_info=json.dumps(info.to_dict()))
     _check_proto(proto)
     path = Path(path)

@@ -29,7 +29,8 @@ def export_saved_model(
 ) -> Path:
     """Writes a model with everything around it, from the image or its file to the result at the image's own size.
 
-    The answers are those of the `Segmenter` with the same options. Three signatures:
+    The answers are those of the `Segmenter` with the same options, which may not be a `tiling` or an `augmentation`: a
+    SavedModel sees the images it is given whole. Three signatures:
 
     - `serving_default`: `images` `(batch, height, width, 3)` uint8 RGB of any size; see
       `SegmentationSignature.from_images` for what each task returns.
@@ -78,6 +79,12 @@ def export_segmenter(
     license: str | None = None,
 ) -> Path:
     """Writes a `Segmenter` as a SavedModel; for the arguments see `export_saved_model`."""
+    if segmenter.tiling is not None or segmenter.augmentation is not None:
+        raise ValueError(
+            "A SavedModel sees each image whole and once. Received: a segmenter with "
+            f"{'a tiling' if segmenter.tiling is not None else 'an augmentation'}. Export without it, and cut images "
+            "up or turn them where the SavedModel is called."
+        )
     folder = Path(folder)
     _check_folder(folder)
     if dtype is not None:

@@ -101,8 +101,8 @@ class SegmentationSignature:
             `areas` (pixels) int32, `is_thing` bool and `scores` float32, all `(batch, segments)`, and `boxes`
             `(batch, segments, 4)` int32 (left, top, right, bottom in pixels, right and bottom exclusive).
 
-            Instance: `num_instances` `(batch,)` and as above `category_ids`, `scores`, `areas`, `boxes`, by falling
-            score, and `masks` `(batch, instances, height, width)` bool.
+            Instance: `num_instances` `(batch,)` and as above `category_ids`, `scores`, `areas`, `boxes`, and `masks`
+            `(batch, instances, height, width)` bool; by falling score, of general inference in the queries' order.
         """
         size = tf.shape(images)[1:3]
         predictions, padded, resized = self._network(images)

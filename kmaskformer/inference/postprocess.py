@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from kmaskformer.inference.general import general_instances, general_panoptic, general_semantic
+from kmaskformer.inference.general import general_instances, general_semantic
 from kmaskformer.inference.instance import instance_inference
 from kmaskformer.inference.pairs import best_classes, select_queries
 from kmaskformer.inference.panoptic import panoptic_inference
@@ -116,8 +116,7 @@ class Postprocess:
         if self.task == "semantic":
             return _maps(general_semantic(class_logits, mask_logits, self._score_limit))
         if self.task == "panoptic":
-            infer = general_panoptic if self.inference == "general" else panoptic_inference
-            return infer(class_logits, mask_logits, self.thing_ids, *limits)
+            return panoptic_inference(class_logits, mask_logits, self.thing_ids, *limits)
         if self.inference == "general":
             return general_instances(class_logits, mask_logits, self.thing_ids, *limits, self.score_threshold)
         return instance_inference(class_logits, mask_logits, self.thing_ids, score_threshold=self.score_threshold)

@@ -49,10 +49,10 @@ def panoptic_segments(segmentation: np.ndarray, table: Mapping[str, np.ndarray],
 def instance_segments(
     masks: np.ndarray, table: Mapping[str, np.ndarray], info: DatasetInfo
 ) -> tuple[np.ndarray, list[Segment]]:
-    """A map of instance ids from 1, by falling score, and the rows. Where instances overlap the better one shows.
+    """A map of instance ids from 1, in the given order, and the rows. Where instances overlap the better one shows.
 
     Args:
-        masks: `(instances, height, width)` bool, valid ones only, by falling score.
+        masks: `(instances, height, width)` bool, valid ones only, by falling score where they overlap.
         table: `category_ids`, `scores`, `areas` and `boxes` of the same instances.
         info: The label space.
 

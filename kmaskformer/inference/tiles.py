@@ -67,7 +67,7 @@ class Tiling:
     def _spans(self, length: int) -> list[tuple[slice, slice]]:
         """Regions and cores along one side."""
         size = min(self.size, length)
-        step = max(int(size * (1 - self.overlap)), 1)
+        step = max(int(round(size * (1 - self.overlap), 6)), 1)  # 10 * (1 - 0.8) is a little less than 2
         count = -(-(length - size) // step) + 1
         starts = np.linspace(0, length - size, count).round().astype(int).tolist()
         cuts = [0, *((left + size + right) // 2 for left, right in itertools.pairwise(starts)), length]

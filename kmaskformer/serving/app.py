@@ -25,6 +25,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -137,7 +138,7 @@ class SegmentationServer:
             await asyncio.to_thread(self._check_values, values)
             try:
                 outputs = await batcher.call(model.run, name, values)
-            except Exception as error:
+            except tf.errors.InvalidArgumentError as error:
                 # What remains after the checks are files whose header is sound and whose pixels are not.
                 if values.dtype != object:
                     raise

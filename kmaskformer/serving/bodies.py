@@ -40,9 +40,12 @@ async def image_of(request: Request, body: bytes) -> bytes:
         form = await MultiPartParser(request.headers, once(), max_files=4, max_fields=16).parse()
     except (MultiPartException, KeyError, ValueError) as error:
         raise RequestError(400, f"The form cannot be read: {error}") from error
-    for _, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            return await value.read()
+    try:
+        for _, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                return await value.read()
+    finally:
+        await form.close()
     raise RequestError(400, "The form holds no file. Send one, for example with curl -F image=@street.jpg")
 
 

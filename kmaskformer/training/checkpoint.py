@@ -93,19 +93,20 @@ class RunCheckpoint(IntervalCallback):
     def act(self, step: int, logs: Mapping[str, Any]) -> None:
         self.save(logs)
 
-    def save(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Saves now, unless the `logs` are not finite."""
+    def save(self, logs: Mapping[str, Any] | None = None) -> bool:
+        """Saves now, unless the `logs` are not finite or the disk is full; returns whether it did."""
         if nonfinite_terms(logs):
-            return
+            return False
         try:
             save_checkpoint(self.model, self.folder, self.epoch, self._batches)
         except OSError as error:
             left = list_checkpoints(self.folder)
             message = f"{self.folder}: the checkpoint of update {current_step(self.model)} cannot be written: {error}. "
             warnings.warn(f"{message}The newest is {left[-1].name if left else 'none'}.", RuntimeWarning, stacklevel=2)
-            return
+            return False
         for old in list_checkpoints(self.folder)[: -self.keep]:
             shutil.rmtree(old)
+        return True
 
     def _clear_later(self, path: Path) -> None:
         # A later checkpoint would count as the newest for ever: a damaged one goes, a whole one is someone's work.

@@ -76,7 +76,7 @@ def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu)
     except (ValueError, tf.errors.OpError) as error:
         raise RuntimeError(
-            f"The strategy tpu found no TPU under the name {tpu!r}. Run it on a TPU host, give the TPU's name, or use "
+            f"The strategy tpu found no TPU under the name {tpu!r}. Run it on a TPU host, or use "
             f"another strategy. TensorFlow said: {error}"
         ) from error
     return tf.distribute.TPUStrategy(resolver)

@@ -15,7 +15,7 @@ from kmaskformer.training.checkpoint import RunCheckpoint
 
 
 class TrainingInterrupted(Exception):
-    """The run was told to end and has saved where it stands."""
+    """The run was told to end and has saved where it stands, or says that it could not."""
 
 
 class SaveOnSignal(keras.callbacks.Callback):
@@ -46,9 +46,10 @@ class SaveOnSignal(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if not self.any_worker(self._is_told):
             return
-        self.checkpoint.save(logs)
+        is_saved = self.checkpoint.save(logs)
         self.restore_handler()
-        raise TrainingInterrupted(f"SIGTERM: saved after update {current_step(self.model)}. Go on with --resume.")
+        what = "saved" if is_saved else "not saved, only the checkpoints before are there,"
+        raise TrainingInterrupted(f"SIGTERM: {what} after update {current_step(self.model)}. Go on with --resume.")
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         self.restore_handler()

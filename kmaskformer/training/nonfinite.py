@@ -80,12 +80,13 @@ class WatchForNonFinite(keras.callbacks.Callback):
 
     def _message(self, bad: Mapping[str, float], all_terms: Mapping[str, float], images: str) -> str:
         others = {name: value for name, value in all_terms.items() if name not in bad}
+        hint = ", or leave such batches out with --on-nan skip" if self.on_nan == "stop" else ""
         rows = f" {self._in_a_row} batches in a row were not finite." if self._in_a_row > 1 else ""
         return (
             f"Update {current_step(self.model)}: {listed(bad)}.{rows} The run stops; saved weights are untouched. "
             f"Finite: {listed(others) or 'nothing'}. Images of the batch: {images}. "
             "A lower learning rate, a longer warm-up or float32 instead of float16 usually helps; "
-            "check these images and their labels too, or leave such batches out with --on-nan skip."
+            f"check these images and their labels too{hint}."
         )
 
     def _note_outliers(self, values: Mapping[str, float]) -> None:

@@ -64,6 +64,17 @@ def test_an_override_that_fits_nothing(repository, tmp_path):
         plan_runs(["baselines"], ["dubai"], [0], tmp_path, ["training.stepps=3"], repository)
 
 
+def test_the_result_of_another_configuration_is_no_result(repository, tmp_path):
+    run = plan_runs(["baselines"], ["shapes-20"], [0], tmp_path, TINY, repository)[0]
+    longer = plan_runs(["baselines"], ["shapes-20"], [0], tmp_path, [*TINY, "training.steps=4"], repository)[0]
+    assert longer.result_file == run.result_file
+    run.folder.mkdir(parents=True)
+    run.result_file.write_text(json.dumps({"score": 0.5, "config": config_to_dict(run.config)}))
+    assert perform(run) == {"score": 0.5}
+    with pytest.raises(ValueError, match="the result of another configuration"):
+        perform(longer)
+
+
 @pytest.mark.slow
 def test_a_run_is_done_once_and_goes_on(repository, tmp_path, monkeypatch):
     run = plan_runs(["baselines"], ["shapes-20"], [0], tmp_path, TINY, repository)[0]

@@ -17,6 +17,7 @@ import kmaskformer as kmf
 from kmaskformer.config import Config
 from kmaskformer.export.saved_model import export_segmenter
 from kmaskformer.export.signature import TASK_OUTPUTS
+from kmaskformer.inference.tiles import Tiling
 
 OPTIONS = {"object_mask_threshold": 0.3, "overlap_threshold": 0.3, "score_threshold": 0.3}
 RESIZING = {"shortest_edge": 48, "longest_edge": 90}
@@ -262,6 +263,8 @@ def test_errors(make_model, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds files that are no SavedModel"):
         kmf.export_saved_model(model, tmp_path)
+    with pytest.raises(ValueError, match=r"sees each image whole and once\. Received: a segmenter with a tiling"):
+        kmf.export_saved_model(model, tmp_path / "a", tiling=Tiling(32))
     with pytest.raises(FileExistsError, match="is a file"):
         export_segmenter(kmf.Segmenter(model), tmp_path / "notes.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -55,6 +55,11 @@ def test_neighbours_share_at_least_the_overlap():
             assert one.region[1].stop - other.region[1].start >= overlap * size
 
 
+def test_no_more_tiles_than_the_overlap_asks_for():
+    assert [tile.region[1].start for tile in Tiling(10, 0.8).tiles(10, 30)] == list(range(0, 21, 2))
+    assert len(Tiling(128, 0.5).tiles(512, 512)) == 49
+
+
 def test_the_smaller_picture_is_one_tile():
     (tile,) = Tiling(64).tiles(20, 30)
     assert tile.region == tile.core == (slice(0, 20), slice(0, 30))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from kmaskformer import experiment
+from kmaskformer.config import load_config, save_config
 
 OVERRIDES = [
     "evaluation.overlap_threshold=0.6",
@@ -89,6 +91,15 @@ def test_litert_files_answer_as_the_segmenter(export, run_folder, picture, tmp_p
         assert np.mean(run(images=picture[None])["class_map"][0] != expected.segmentation) < limit
         sizes[quantization] = path.stat().st_size
     assert sizes["dynamic"] < 0.4 * sizes["none"]
+
+
+def test_a_run_in_tiles_is_exported_for_whole_images(export, run_folder, tmp_path, capsys):
+    folder, output = tmp_path / "tiled", tmp_path / "saved"
+    shutil.copytree(run_folder, folder)
+    save_config(load_config(folder / "config.yaml", ["evaluation.tile_size=32"]), folder / "config.yaml")
+    export("--weights", folder, "--output", output, "--outputs", "panoptic_map")
+    assert "note: the run was evaluated in tiles of 32 x 32 pixels." in capsys.readouterr().err
+    assert (output / "saved_model.pb").is_file()
 
 
 def test_errors_end_in_one_line(export, run_folder, tmp_path):

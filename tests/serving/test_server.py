@@ -300,6 +300,9 @@ def test_a_failure_of_the_model_is_one_answer(start, monkeypatch, caplog):
             assert status == 500 and b"its log says why" in content and b"memory" not in content
             status, _ = client.post_json("/v1/models/panoptic:predict", {"instances": [picture().tolist()]})
             assert status == 500
+            file = {"b64": base64.b64encode(as_file(picture())).decode()}
+            request = {"signature_name": "serve_encoded", "instances": [file]}
+            assert client.post_json("/v1/models/panoptic:predict", request)[0] == 500  # not the image's fault
         assert "out of memory" in caplog.text
         assert_alive(client)
 

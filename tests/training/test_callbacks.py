@@ -318,6 +318,21 @@ def test_sigterm_saves_after_the_batch_and_leaves_fit(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_sigterm_says_when_nothing_could_be_saved(tmp_path, monkeypatch):
+    class Terminate(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def full(*arguments):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("kmaskformer.training.checkpoint.save_checkpoint", full)
+    checkpoint = RunCheckpoint(tmp_path, every_steps=3)
+    message = "not saved, only the checkpoints before are there, after update 1"
+    with pytest.warns(RuntimeWarning, match="cannot be written"), pytest.raises(TrainingInterrupted, match=message):
+        fit([Terminate(), checkpoint, SaveOnSignal(checkpoint)])
+
+
 def test_a_full_disk_is_warned_of_and_the_run_goes_on(tmp_path, monkeypatch):
     def full_disk(*args, **kwargs):
         raise OSError("No space left on device")
