@@ -35,14 +35,14 @@ def coco_average_precision(
 
     Raises:
         ImportError: If pycocotools is not installed.
-        ValueError: If `kind` is unknown, or results name unknown images.
+        ValueError: If `kind` is unknown, or as `checked_truth` and `checked_results`.
     """
     if kind not in ("segm", "bbox"):
         raise ValueError(f"`kind` must be segm or bbox. Received: kind={kind!r}")
     coco_class, evaluation_class = _pycocotools()
     content = read_json(truth) if isinstance(truth, str | Path) else truth
     results = read_instances(predictions) if isinstance(predictions, str | Path) else list(predictions)
-    content = checked_truth(content)
+    content = checked_truth(content, kind)
     results = checked_results(content, results, kind)
     if not results:
         return _nothing_found(content)

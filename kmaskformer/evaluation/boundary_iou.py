@@ -43,13 +43,14 @@ class BoundaryIoU:
     ) -> None:
         if not 0 < dilation_ratio < 1:
             raise ValueError(f"`dilation_ratio` must lie between 0 and 1. Received: dilation_ratio={dilation_ratio}")
-        names = checked_class_names(class_names, num_classes)
+        self.class_names = checked_class_names(class_names, num_classes)
         self.num_classes = num_classes
         self.ignore_value = ignore_value
         self.dilation_ratio = dilation_ratio
-        # Pixels inside a region, away from its boundary, are one more class, whose score is not shown.
-        self._counts = MeanIoU(num_classes + 1, VOID, (*names, "inside"))
-        MeanIoU(num_classes, ignore_value, names)  # checks the arguments
+        # Pixels inside a region, away from its boundary, are one more class, whose score is not shown. In here classes
+        # are numbered: any name for it could be one of theirs.
+        self._counts = MeanIoU(num_classes + 1, VOID)
+        MeanIoU(num_classes, ignore_value)  # checks the arguments
 
     @classmethod
     def from_info(cls, info: DatasetInfo) -> BoundaryIoU:
@@ -107,11 +108,10 @@ class BoundaryIoU:
         true_pixels = counts.sum(axis=1)
         present = true_pixels + self._counts.confusion[:, :-2].sum(axis=0) > 0
         scores = self._counts.result()
-        names = self._counts.class_names[:-1]
-        values = np.array([scores[f"IoU/{name}"] for name in names])
+        values = np.array([scores[f"IoU/{name}"] for name in self._counts.class_names[:-1]])
         means = {"mIoU": present, "mIoU_truth_classes": true_pixels > 0}
         result = {key: float(values[rows].mean()) if rows.any() else float("nan") for key, rows in means.items()}
-        return {**result, **{f"IoU/{name}": float(value) for name, value in zip(names, values, strict=True)}}
+        return {**result, **{f"IoU/{name}": float(value) for name, value in zip(self.class_names, values, strict=True)}}
 
     def _check_truth(self, true: np.ndarray) -> None:
         if true.size and not 0 <= true.min() <= true.max() < self.num_classes:

@@ -1,8 +1,9 @@
 """Evaluators: from a model's outputs for one image, and that image's truth, to named scores.
 
 An evaluator works in two steps. `predict` turns outputs into small integer maps at the image's original size; it is
-written in `keras.ops`, so that it runs compiled on the accelerator. `update` counts in NumPy. The state between
-images is of constant size.
+written in `keras.ops`, so that it runs compiled on the accelerator. `update` counts in NumPy. What is kept between
+images are counts, of constant size; only average precision and single images' scores (`ScoredImages`) need a few bytes
+for every detection or image.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from kmaskformer.evaluation.panoptic_quality import PanopticQuality, SegmentTabl
 from kmaskformer.inference.general import general_semantic
 from kmaskformer.inference.pairs import best_classes, select_queries
 from kmaskformer.inference.panoptic import panoptic_inference
+from kmaskformer.inference.postprocess import INFERENCES
 from kmaskformer.inference.restore import Size, restore_mask_logits
 from kmaskformer.inference.strips import mean_semantic_map, pixel_view, semantic_map_in_strips
 from kmaskformer.structures import VOID, DatasetInfo
-
-INFERENCES = ("default", "general")
 
 
 class ImageOutputs:
@@ -91,13 +91,12 @@ class Truth(NamedTuple):
         one = {key: value[index] for key, value in targets.items()}
         height, width = one["original_size"]
         one["segment_map"] = one["segment_map"][:height, :width]
-        image_id = one["image_id"]
         return cls(
             segment_map=settle_overlaps(one)["segment_map"],
             labels=one["labels"],
             is_crowd=one["is_crowd"].astype(bool),
             valid=one["valid"].astype(bool),
-            image_id=image_id.decode() if isinstance(image_id, bytes) else str(image_id),
+            image_id=image_name(one["image_id"]),
             overlaps=_overlaps(one),
         )
 
@@ -128,6 +127,11 @@ class Truth(NamedTuple):
         """`(height, width)` segment ids from 1, 0 = void, and their table."""
         rows = np.flatnonzero(self.valid)
         return self.segment_map + 1, SegmentTable.from_columns(rows + 1, self.labels[rows], self.is_crowd[rows])
+
+
+def image_name(image_id: Any) -> str:
+    """The name of an image, which batches hold as bytes."""
+    return image_id.decode() if isinstance(image_id, bytes) else str(image_id)
 
 
 def _overlaps(truth: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -329,7 +333,11 @@ class CombinedEvaluator:
         return {name: evaluator.predict(outputs) for name, evaluator in self.evaluators.items()}
 
     def update(self, predictions: Mapping[str, Mapping[str, np.ndarray]], truth: Truth) -> None:
-        """Counts one image in every evaluator."""
+        """Counts one image in every evaluator.
+
+        Where one of them fails, those before it have counted the image and those after it have not: evaluators cannot
+        take an image back, and copies of their counts, to return to, would cost more than an image's part in scores.
+        """
         for name, evaluator in self.evaluators.items():
             evaluator.update(predictions[name], truth)
 

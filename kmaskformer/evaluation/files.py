@@ -116,6 +116,30 @@ def info_of_categories(categories: Sequence[Mapping[str, Any]], name: str = "coc
     )
 
 
+class UniqueNames:
+    """The names of the images that have been written: a second image must not be taken for the first."""
+
+    def __init__(self) -> None:
+        self._names: dict[int | str, str] = {}
+
+    def add(self, name: str, written: int | str) -> None:
+        """Takes in an image's name.
+
+        Args:
+            name: The name.
+            written: What stands for it in the files.
+
+        Raises:
+            ValueError: If the same stands for an earlier image.
+        """
+        if written in self._names:
+            raise ValueError(
+                f"Each image needs a name of its own. Received: {name!r} after {self._names[written]!r}, and both are "
+                f"{written!r} in the files written; rename one of the files"
+            )
+        self._names[written] = name
+
+
 class PanopticWriter:
     """Writes predictions in the COCO panoptic format, image by image.
 
@@ -130,6 +154,7 @@ class PanopticWriter:
         self.folder = self.path.with_suffix("") if folder is None else Path(folder)
         self.info = info
         self._annotations: list[dict[str, Any]] = []
+        self._names = UniqueNames()
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, image_id: str, segmentation: np.ndarray, segments: Iterable[Mapping[str, Any]]) -> None:
@@ -139,8 +164,13 @@ class PanopticWriter:
             image_id: Name of the image; digits become a number in the JSON, as the official tool expects.
             segmentation: `(height, width)` ids, 0 = void, below 2**24.
             segments: Dicts with `id` and contiguous `category_id`.
+
+        Raises:
+            ValueError: If an earlier image has the same id or the same PNG (`a/x` and `a_x`), or an id is too large.
         """
-        file_name = f"{str(image_id).replace('/', '_')}.png"
+        stem = str(image_id).replace("/", "_")
+        self._names.add(str(image_id), file_id(stem))
+        file_name = f"{stem}.png"
         write_panoptic_png(self.folder / file_name, segmentation)
         infos = [_segment_info(segment, segmentation, self.info) for segment in segments]
         self._annotations.append({"image_id": file_id(image_id), "file_name": file_name, "segments_info": infos})
@@ -149,7 +179,7 @@ class PanopticWriter:
         """Writes the JSON and returns its path."""
         images = [{"id": a["image_id"], "file_name": a["file_name"]} for a in self._annotations]
         content = {"images": images, "annotations": self._annotations, "categories": coco_json.categories(self.info)}
-        self.path.write_text(json.dumps(content))
+        self.path.write_text(json.dumps(content), encoding="utf-8")
         return self.path
 
 
@@ -171,13 +201,19 @@ def write_label_map(path: str | Path, labels: np.ndarray, dataset_ids: Sequence[
         dataset_ids: If given, class `i` is written as `dataset_ids[i]`; test servers expect the dataset's own ids.
 
     Raises:
-        ValueError: If an id does not fit into 16 bits or has no entry in `dataset_ids`.
+        ValueError: If an id of the map, or what is to be written for it, does not fit into 16 bits, or an id has no
+            entry in `dataset_ids`.
     """
     labels = np.asarray(labels)
     highest = 65535 if dataset_ids is None else len(dataset_ids) - 1
     if labels.size and (labels.min() < 0 or labels.max() > highest):
         raise ValueError(f"Class ids must lie in 0..{highest}. Received: {labels.min()}..{labels.max()} for {path}")
     values = labels if dataset_ids is None else np.asarray(dataset_ids)[labels]
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise ValueError(
+            f"Ids in a label map must lie in 0..65535. Received: {values.min()}..{values.max()} from `dataset_ids` for "
+            f"{path}; give the classes other dataset ids"
+        )
     dtype = np.uint8 if not values.size or values.max() < 256 else np.uint16
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(values.astype(dtype)).save(path)
@@ -205,7 +241,7 @@ def instance_record(image_id: str, category_id: int, score: float, mask: np.ndar
 
 def write_instances(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Writes a COCO instance result file of `instance_record` entries."""
-    Path(path).write_text(json.dumps(list(records)))
+    Path(path).write_text(json.dumps(list(records)), encoding="utf-8")
 
 
 def read_instances(path: str | Path) -> list[dict[str, Any]]:
@@ -231,14 +267,15 @@ def read_json(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such JSON file")
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from error
 
 
 def file_id(image_id: Any) -> int | str:
     """The image id as COCO files have it: a number where it is made of digits."""
-    return int(image_id) if str(image_id).isdigit() else str(image_id)
+    # Not `isdigit`, which accepts "²", and that is no number to `int`.
+    return int(image_id) if str(image_id).isdecimal() else str(image_id)
 
 
 def write_metrics(scores: Mapping[str, float], path: str | Path) -> Path:
@@ -256,13 +293,18 @@ def write_metrics(scores: Mapping[str, float], path: str | Path) -> Path:
     if path.suffix not in (".json", ".csv"):
         raise ValueError(f"`path` must end in .json or .csv. Received: path={path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = {key: None if math.isnan(value) else float(value) for key, value in scores.items()}
     if path.suffix == ".json":
-        path.write_text(json.dumps(plain, indent=1) + "\n")
-        return path
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("name", "value"), *plain.items()])
+        plain = {key: None if math.isnan(value) else float(value) for key, value in scores.items()}
+        path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    else:
+        write_rows(path, [("name", "value"), *((key, float(value)) for key, value in scores.items())])
     return path
+
+
+def write_rows(path: str | Path, rows: Iterable[Sequence]) -> None:
+    """Writes a CSV; NaN is empty."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(["" if _is_nan(cell) else cell for cell in row] for row in rows)
 
 
 def summarize(scores: Mapping[str, float]) -> dict[str, float]:
@@ -282,6 +324,10 @@ def shown(name: str, value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.0f}" if name.partition("/")[2].partition("/")[0] in _COUNTS else f"{value:.4f}"
+
+
+def _is_nan(cell: Any) -> bool:
+    return isinstance(cell, float) and math.isnan(cell)
 
 
 def _segment_info(segment: Mapping[str, Any], segmentation: np.ndarray, info: DatasetInfo) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def own_average_precision(
     Raises:
         ValueError: As `checked_truth` and `checked_results`.
     """
-    content = checked_truth(content)
+    content = checked_truth(content, kind)
     results = checked_results(content, results, kind)
     info = info_of_categories(content["categories"])
     contiguous = info.contiguous_ids

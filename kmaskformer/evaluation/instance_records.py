@@ -15,13 +15,18 @@ Record = Mapping[str, Any]
 _NEEDED = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id",)}
 
 
-def checked_truth(content: Any) -> dict[str, Any]:
+def checked_truth(content: Any, kind: str = "segm") -> dict[str, Any]:
     """The content of a COCO instance JSON, with what may be left out filled in: `id`, `iscrowd` 0, and `area`.
 
+    Args:
+        content: Content of the JSON.
+        kind: `segm` compares masks, `bbox` boxes.
+
     Raises:
-        ValueError: If it is no COCO instance JSON.
+        ValueError: If it is no COCO instance JSON, or what is compared is missing.
     """
     check_instance_truth(content)
+    _check_compared(content["annotations"], kind, "true instance")
     sizes = image_sizes(content)
     named = all("id" in annotation for annotation in content["annotations"])
     annotations = []
@@ -50,10 +55,7 @@ def checked_results(content: Record, results: Sequence[Record], kind: str = "seg
     unknown = {record["image_id"] for record in results} - {image["id"] for image in content["images"]}
     if unknown:
         raise ValueError(f"Results name images that the truth does not have: {sorted(unknown, key=str)[:5]}")
-    field = "segmentation" if kind == "segm" else "bbox"
-    lacking = sum(field not in r and not (kind == "bbox" and "segmentation" in r) for r in results)
-    if lacking:
-        raise ValueError(f"Every result must have `{field}` to compare {kind}. Received: {lacking} results without")
+    _check_compared(results, kind, "result")
     strangers = {record["category_id"] for record in results} - {category["id"] for category in content["categories"]}
     if strangers:
         message = f"results of categories that the truth does not list are ignored: {sorted(strangers, key=str)[:5]}"
@@ -95,6 +97,17 @@ def mask_area(record: Record, sizes: Mapping[Any, tuple[int, int]]) -> float:
     if "bbox" in record:
         return float(record["bbox"][2] * record["bbox"][3])
     raise ValueError(f"A true instance needs a `segmentation` or a `bbox`. Received: {sorted(record)}")
+
+
+def _check_compared(records: Sequence[Record], kind: str, what: str) -> None:
+    """Refuses records without a mask; to compare boxes either will do, as a mask has a box."""
+    field = "segmentation" if kind == "segm" else "bbox"
+    without = [record for record in records if field not in record and (kind == "segm" or "segmentation" not in record)]
+    if without:
+        raise ValueError(
+            f"Every {what} must have `{field}` to compare {kind}. Received: {len(without)} of {len(records)} without, "
+            f"first one with {sorted(without[0])}"
+        )
 
 
 def _check_mask(record: Record, sizes: Mapping[Any, tuple[int, int]], kind: str) -> None:

@@ -29,7 +29,7 @@ def pair_label_maps(truth: Path, predictions: Path) -> list[LabelPair]:
 
     Raises:
         FileNotFoundError: If a folder is missing, the truth holds no label map, or predictions lack one.
-        ValueError: If several predictions could belong to one label map.
+        ValueError: If several predictions could belong to one label map, or one to several.
     """
     true_paths, predicted_paths = _label_maps(truth), _label_maps(predictions)
     if not true_paths:
@@ -44,7 +44,8 @@ def pair_label_maps(truth: Path, predictions: Path) -> list[LabelPair]:
             f"{predictions}: every label map of {truth} needs a prediction of the same name. "
             f"Missing: {len(missing)} of {len(found)}, first {missing[0]}"
         )
-    unused = len(predicted_paths) - len(found)
+    _check_not_shared(found, truth, predictions)
+    unused = len(set(predicted_paths) - set(found.values()))
     if unused:
         warnings.warn(f"{predictions}: {unused} label maps of other images than the truth's are ignored", stacklevel=2)
     return [LabelPair(predictions / choice, truth / path) for path, choice in found.items()]
@@ -59,6 +60,19 @@ def _choose(path: Path, candidates: list[Path], truth: Path, predictions: Path) 
             f"{truth / path}: needs one prediction in {predictions}. Received: {names}; remove all but one"
         )
     return candidates[0] if candidates else None
+
+
+def _check_not_shared(found: dict[Path, Path], truth: Path, predictions: Path) -> None:
+    users = defaultdict(list)
+    for path, choice in found.items():
+        users[choice].append(path)
+    for choice, paths in users.items():
+        if len(paths) > 1:
+            names = ", ".join(map(str, paths))
+            raise ValueError(
+                f"{predictions / choice}: must be the prediction of one label map. Received: {names} in {truth}; "
+                "remove all but one, or give each a prediction of the same ending"
+            )
 
 
 def _label_maps(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ class SegmentTable(NamedTuple):
     """The segments of one map, as arrays `(segments,)`.
 
     `ids`: value in the map. `category_ids`: contiguous class ids. `is_crowd`: a group of things that need not be told
-    apart (truth only). `areas`: pixels by which the truth states its size, -1 = count them.
+    apart (truth only). `areas`: pixels by which the truth states its size, at least those in the map, -1 = count them.
     """
 
     ids: np.ndarray
@@ -117,8 +117,8 @@ class PanopticQuality:
             true_segments: The true segments; `is_crowd` and `areas` matter here only.
 
         Raises:
-            ValueError: If sizes differ, a class id is out of range, a table repeats an id, or the predicted map and
-                its table do not hold the same segments.
+            ValueError: If sizes differ, a class id is out of range, a table repeats an id, the predicted map and its
+                table do not hold the same segments, or a true segment is larger than its table states.
         """
         predicted, true = SegmentTable.of(predicted_segments), SegmentTable.of(true_segments)
         self._check_categories("predicted", predicted)
@@ -229,7 +229,9 @@ def _overlaps(
     np.add.at(void, columns[unlabelled], lengths[unlabelled])
     areas = counts.sum(axis=0)[:-1]
     _check_same_segments(predicted.ids, areas, predicted_ids[columns == predicted.ids.size])
-    true_areas = np.where(true.areas >= 0, true.areas, counts.sum(axis=1)[:-1])
+    true_pixels = counts.sum(axis=1)[:-1]
+    _check_stated_areas(true, true_pixels)
+    true_areas = np.where((true.areas >= 0) & ~true.is_crowd, true.areas, true_pixels)
     return _Overlaps(counts[:-1, :-1], void[:-1], true_areas, areas)
 
 
@@ -251,15 +253,32 @@ def _crowd_overlap(predicted: SegmentTable, true: SegmentTable, pairs: np.ndarra
 
 
 def _check_same_segments(ids: np.ndarray, areas: np.ndarray, unlisted: np.ndarray) -> None:
+    check_all_listed(unlisted)
+    absent = ids[areas == 0]
+    if absent.size:
+        raise ValueError(
+            "Every predicted segment must have pixels in the map. "
+            f"Received segments without any: ids={absent[:5].tolist()}"
+        )
+
+
+def check_all_listed(unlisted: np.ndarray) -> None:
+    """Raises a `ValueError` if ids of a predicted map that its table lacks are other than void."""
     unlisted = np.unique(unlisted[unlisted != _VOID_ID])
     if unlisted.size:
         raise ValueError(
             "Every non-zero id of the predicted map must be in its segment table. "
             f"Received a map with ids that the table lacks: {unlisted[:5].tolist()}"
         )
-    absent = ids[areas == 0]
-    if absent.size:
+
+
+def _check_stated_areas(true: SegmentTable, pixels: np.ndarray) -> None:
+    # Too small an area makes the union too small, and an IoU above 1. A crowd matches nothing, so that its is not used.
+    wrong = np.flatnonzero((true.areas >= 0) & (true.areas < pixels) & ~true.is_crowd)
+    if wrong.size:
+        row = wrong[0]
         raise ValueError(
-            "Every predicted segment must have pixels in the map. "
-            f"Received segments without any: ids={absent[:5].tolist()}"
+            "A true segment's `area` must not be smaller than its pixels in the map. "
+            f"Received: area {true.areas[row]} of id {true.ids[row]}, which has {pixels[row]} pixels, and "
+            f"{wrong.size - 1} more of this kind; correct the areas, or leave them out to have pixels counted"
         )

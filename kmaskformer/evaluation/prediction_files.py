@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from kmaskformer.evaluation.files import PanopticWriter, instance_record, write_instances, write_label_map
+from kmaskformer.evaluation.files import (
+    PanopticWriter,
+    UniqueNames,
+    file_id,
+    instance_record,
+    write_instances,
+    write_label_map,
+)
 from kmaskformer.structures import VOID, DatasetInfo
 
 
@@ -32,6 +39,7 @@ class PredictionFiles:
         self.info = info
         self._panoptic = PanopticWriter(self.folder / "panoptic.json", info) if task == "panoptic" else None
         self._instances: list[dict[str, Any]] = []
+        self._names = UniqueNames()
 
     def add(self, name: str, result: Any) -> None:
         """Takes in the result of one image.
@@ -39,14 +47,19 @@ class PredictionFiles:
         Args:
             name: Name of the image, unique; made of digits it is a COCO image id.
             result: A `SegmentationResult` of the task.
+
+        Raises:
+            ValueError: If an earlier image has the same name, or one that makes the same COCO image id (`1` and `01`).
         """
         if self._panoptic is not None:
             self._panoptic.add(name, result.segmentation, result.segments)
         elif self.task == "instance":
+            self._names.add(name, file_id(name))
             for segment, mask in zip(result.segments, result.masks, strict=True):
                 dataset_id = self.info.dataset_ids[segment["category_id"]]
                 self._instances.append(instance_record(name, dataset_id, segment["score"], mask))
         else:
+            self._names.add(name, name)
             void = 255 if max(self.info.dataset_ids) < 255 else 65535
             labels = np.where(result.segmentation == VOID, self.info.num_classes, result.segmentation)
             write_label_map(self.folder / "labels" / f"{name}.png", labels, (*self.info.dataset_ids, void))

@@ -8,19 +8,22 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import keras
 import numpy as np
 from tqdm import tqdm
 
-from kmaskformer.evaluation.evaluator import CombinedEvaluator, Evaluator, ImageOutputs, Truth
+from kmaskformer.evaluation.evaluator import CombinedEvaluator, Evaluator, ImageOutputs, Truth, image_name
+from kmaskformer.evaluation.files import summarize
 from kmaskformer.evaluation.state import read_state, save_state
 from kmaskformer.inference.tiles import Tiling, stitch
 from kmaskformer.structures import DatasetInfo
 
 _PROGRESS = "progress"
-_SHOW_EVERY = 10
+_SHOW_SECONDS = 10.0
+_SHOW_SHARE = 0.02
 _USED_OUTPUTS = ("class_logits", "mask_logits", "logits")
 _NEEDED_TARGETS = ("segment_map", "labels", "valid", "is_crowd", "image_id", "original_size")
 
@@ -42,7 +45,8 @@ def evaluate(
 
     Returns:
         A flat dict of floats: the evaluators' scores (`semantic/mIoU`, `panoptic/PQ`, `semantic/IoU/<class>`, ...),
-        NaN where undefined, `evaluation/images`, the number of images that count, and `evaluation/failed_images`.
+        NaN where undefined, `evaluation/images`, the number of images that count, and `evaluation/failed_images`, that
+        of the others, among them those that the dataset left out itself (`data.on_error: skip`).
 
     Raises:
         ValueError: If the dataset yields no images, lacks fields, or has other classes than the model.
@@ -86,24 +90,29 @@ class Evaluation:
                 evaluation goes on where it was cut off; the dataset must yield the same batches again. The file is
                 deleted when all is done.
             save_every: Batches between two writes.
+
+        Raises:
+            ValueError: As `evaluate`, and if `state_file` is not the state of such an evaluation.
         """
         self._bind(dataset)
         tally = _Tally()
         done = self._resume(state_file, tally) if state_file else 0
         bar = tqdm(total=_num_batches(dataset), initial=done, desc="evaluate", unit="batch", disable=not progress)
+        running = _RunningScores(bar, self._first_scores)
         with bar:
             for number, (inputs, targets) in _batches(_from(dataset, done), tally, first=done + 1):
                 self._add_batch(inputs, targets, tally)
                 bar.update()
-                if number % _SHOW_EVERY == 0 and progress:
-                    bar.set_postfix(self._running_scores())
+                if progress:
+                    running.show()
                 if state_file and number % save_every == 0:
                     save_state(state_file, {**self.state(), _PROGRESS: tally.as_array(number)})
+        tally.left_out_by(dataset)
         tally.check()
         if state_file:
             Path(state_file).unlink(missing_ok=True)
         scores = self.evaluator.result()
-        if all(math.isnan(value) for value in scores.values()):
+        if all(math.isnan(value) for value in summarize(scores).values()):
             warnings.warn(
                 f"none of the {tally.images} images has a labelled pixel, so that every score is undefined; "
                 "check the labels and `data.ignore_value`",
@@ -122,11 +131,20 @@ class Evaluation:
         if not Path(state_file).is_file():
             return 0
         state = read_state(state_file)
-        done, tally.images, tally.failures = (int(count) for count in state.pop(_PROGRESS, np.zeros(3)))
+        progress = state.pop(_PROGRESS, np.zeros(0))
+        # Without it the evaluation would begin with the first batch and count its images a second time.
+        if progress.shape != (3,):
+            raise ValueError(
+                f"{state_file}: expected the state of an evaluation that was cut off, whose `{_PROGRESS}` is 3 numbers "
+                f"(batches, images, failures). Received: {sorted(state)} and {progress.size} such numbers. "
+                "Delete it to evaluate from the start."
+            )
+        done, tally.images, tally.failures = (int(count) for count in progress)
         self.evaluator.load_state(state)
         return done
 
-    def _running_scores(self) -> dict[str, str]:
+    def _first_scores(self) -> dict[str, str]:
+        """The first score of each evaluator, as text."""
         first = {}
         for key, value in self.evaluator.result().items():
             first.setdefault(key.partition("/")[0], (key, value))
@@ -142,7 +160,7 @@ class Evaluation:
 
     def _add_batch(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], tally: _Tally) -> None:
         targets = _to_numpy(_checked_targets(targets))
-        names = [Truth.of_batch(targets, index).image_id for index in range(len(targets["labels"]))]
+        names = [image_name(image_id) for image_id in targets["image_id"]]
         inputs = _with_sizes(inputs)
         try:
             predict = self._whole(inputs) if self.tiling is None else functools.partial(self._in_tiles, inputs)
@@ -216,12 +234,43 @@ class _Tally:
             raise self._first_error
         warnings.warn(f"left out of the scores: {name}: {error}", RuntimeWarning, stacklevel=2)
 
+    def left_out_by(self, dataset: Iterable) -> None:
+        """Adds the samples that the dataset itself left out, because they cannot be read.
+
+        To be called once, when all batches have been seen: only then has the dataset found all of them. It remembers
+        them, so that their number is that of the dataset however often it is evaluated, and not part of a state file.
+        """
+        skipped = getattr(dataset, "skipped", None)
+        if skipped is None or not skipped.skipped:
+            return
+        self.failures += len(skipped.skipped)
+        warnings.warn(skipped.report(), RuntimeWarning, stacklevel=3)
+
     def check(self) -> None:
         if self.images:
             return
         if self._first_error is not None:
             raise self._first_error
-        raise ValueError("`dataset` must yield at least one image. Received: an empty dataset")
+        received = f"{self.failures} that cannot be read, and no other" if self.failures else "an empty dataset"
+        raise ValueError(f"`dataset` must yield at least one image. Received: {received}")
+
+
+class _RunningScores:
+    """Shows scores beside a progress bar, now and then: of many detections they take a second."""
+
+    def __init__(self, bar: tqdm, scores: Callable[[], dict[str, str]]) -> None:
+        self._bar = bar
+        self._scores = scores
+        self._due = -math.inf
+
+    def show(self) -> None:
+        """Shows the scores, unless that was a short while ago, measured by what it cost."""
+        start = monotonic()
+        if start < self._due:
+            return
+        self._bar.set_postfix(self._scores())
+        end = monotonic()
+        self._due = end + max(_SHOW_SECONDS, (end - start) / _SHOW_SHARE)
 
 
 def _from(dataset: Iterable, number: int) -> Iterable:

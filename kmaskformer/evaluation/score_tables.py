@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kmaskformer.evaluation.files import shown
+from kmaskformer.evaluation.files import shown, write_rows
 
 MAIN_CLASS_SCORES = ("PQ", "IoU", "AP")
 """The score of a class that charts show, whichever an evaluator has."""
@@ -46,7 +45,7 @@ def format_classes(scores: Mapping[str, float]) -> str:
 def write_classes(path: str | Path, scores: Mapping[str, float]) -> None:
     """Writes the class table as a CSV, undefined scores empty."""
     table = class_table(scores)
-    rows = [[name, *(_plain(column.get(name, math.nan)) for column in table.values())] for name in _names(table)]
+    rows = [[name, *(column.get(name, math.nan) for column in table.values())] for name in _names(table)]
     write_rows(path, [["class", *table], *rows])
 
 
@@ -84,22 +83,12 @@ def format_rows(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def write_rows(path: str | Path, rows: Iterable[Sequence]) -> None:
-    """Writes a CSV."""
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-
-
 def _names(table: Mapping[str, Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(name for column in table.values() for name in column))
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _plain(value: float) -> float | str:
-    return "" if math.isnan(value) else value
 
 
 def _change(row: Difference) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kmaskformer.evaluation.evaluator import Evaluator, ImageOutputs, Truth
+from kmaskformer.evaluation.files import write_rows
 from kmaskformer.structures import DatasetInfo
 
 _ARRAYS = ("image_ids", "image_scores")
@@ -89,7 +89,5 @@ class ScoredImages:
         return dict(sorted(scores.items(), key=lambda one: (math.isnan(one[1]), -one[1])))
 
     def write(self, path: str | Path) -> None:
-        """Writes `images` as a CSV: `image_id` and the score."""
-        rows = [(image, "" if math.isnan(value) else value) for image, value in self.images().items()]
-        with Path(path).open("w", newline="") as file:
-            csv.writer(file).writerows([("image_id", self.score_name), *rows])
+        """Writes `images` as a CSV: `image_id` and the score, empty where there is none."""
+        write_rows(path, [("image_id", self.score_name), *self.images().items()])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from kmaskformer.whole_files import written_whole
 
 
 def checked_state(
@@ -36,10 +39,9 @@ def save_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     """Writes a state; a reader sees the old file or the new one, never half of it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    # To an open file, for to a path NumPy would add `.npz`.
+    with written_whole(path) as partial, partial.open("wb") as file:
         np.savez(file, **state)
-    partial.replace(path)
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
@@ -51,7 +53,8 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, AttributeError, EOFError) as error:
+    # A cut-off archive is a BadZipFile; a single array (`.npy`) is none to enter and close, a TypeError.
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path}: not the state of an evaluation ({error}). Delete it to evaluate from the start."
         ) from error

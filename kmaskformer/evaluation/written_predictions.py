@@ -50,9 +50,10 @@ class WrittenPredictions:
         return self.evaluator.predict(outputs)
 
     def update(self, predictions: Mapping[str, np.ndarray], truth: Truth) -> None:
-        """Counts one image, and writes it under the name of its file: the image id without folders."""
-        self.evaluator.update(predictions, truth)
+        """Writes one image, under its image id with `_` for `/` (`a/x` becomes `a_x`), and counts it."""
+        # In this order, so that an image which cannot be written does not count either.
         self._files.add(truth.image_id.replace("/", "_"), _as_result(self.name, predictions))
+        self.evaluator.update(predictions, truth)
 
     def state(self) -> dict[str, np.ndarray]:
         """What has been counted, as arrays; what has been written is not part of it."""

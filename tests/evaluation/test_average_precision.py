@@ -63,7 +63,7 @@ def test_errors():
         coco_average_precision(truth(10), [record], "box")
     with pytest.raises(ValueError, match=r"images that the truth does not have: \[8\]"):
         coco_average_precision(truth(10), [{**record, "image_id": 8}])
-    with pytest.raises(ValueError, match=r"must have `segmentation` to compare segm. Received: 1 results without"):
+    with pytest.raises(ValueError, match=r"must have `segmentation` to compare segm. Received: 1 of 1 without"):
         coco_average_precision(truth(10), [{"image_id": 7, "category_id": 3, "score": 1.0, "bbox": [0, 0, 1, 1]}])
     with pytest.raises(ValueError, match=r"`categories`. Received: \['images'\]"):
         coco_average_precision({"images": []}, [record])

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from kmaskformer.build import build_evaluators
 from kmaskformer.config import EvaluationConfig
+from kmaskformer.data.pipeline import evaluation_dataset
+from kmaskformer.evaluation import run
 from kmaskformer.evaluation.callback import ScoresCallback
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
 from kmaskformer.evaluation.instance_evaluator import InstanceEvaluator
@@ -89,10 +91,12 @@ def evaluators():
 
 
 def test_labels_without_a_labelled_pixel_are_noticed():
-    nothing = [element([[-1, -1]])]
+    inputs, targets = element([[-1, -1]])
+    nothing = [(inputs, {**targets, "valid": np.zeros(3, bool)})]
     with pytest.warns(RuntimeWarning, match="none of the 1 images has a labelled pixel"):
-        scores = evaluate(ReadingModel(), dataset_of(nothing), SemanticEvaluator(), progress=False)
-    assert math.isnan(scores["semantic/mIoU"])
+        scores = evaluate(ReadingModel(), dataset_of(nothing), evaluators(), progress=False)
+    assert math.isnan(scores["semantic/mIoU"]) and math.isnan(scores["panoptic/PQ"])
+    assert scores["panoptic/TP/person"] == 0  # a count, which is never undefined
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
@@ -158,6 +162,69 @@ def test_a_batch_that_cannot_be_read_is_left_out():
     assert (scores["evaluation/images"], scores["evaluation/failed_images"]) == (2, 1)
 
 
+class Reader:
+    """The elements as a dataset on disk, some of whose files cannot be read."""
+
+    info = INFO
+
+    def __init__(self, *broken):
+        self.broken = broken
+
+    def __len__(self):
+        return len(ELEMENTS)
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise ValueError(f"{index}.png: cannot be read as image")
+        inputs, targets = ELEMENTS[index]
+        kept = {key: targets[key] for key in ("segment_map", "labels", "is_crowd")}
+        # As large as its truth, in which the model's stripes then lie.
+        scale = targets["segment_map"].shape[0] // inputs["images"].shape[0]
+        image = np.kron(inputs["images"], np.ones((scale, scale, 1), np.uint8))
+        return {"image": image, **kept, "image_id": str(index)}
+
+
+def test_samples_that_the_dataset_leaves_out_have_failed(tmp_path):
+    dataset, evaluation = evaluation_dataset(Reader(1), on_error="skip"), Evaluation(ReadingModel(), evaluators())
+    state = tmp_path / "state.npz"
+
+    def counts(batches=dataset):
+        with pytest.warns(RuntimeWarning, match=r"1 of 3 samples of 'toy' were left out:\n  1: 1.png: cannot be read"):
+            scores = evaluation.run(batches, progress=False, state_file=state, save_every=1)
+        return scores["evaluation/images"], scores["evaluation/failed_images"]
+
+    # Not counted again by a second run.
+    assert counts() == counts() == (2, 1)
+
+    def cut_off():
+        yield from dataset.take(1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.run(cut_off(), progress=False, state_file=state, save_every=1)
+    assert state.exists() and counts() == (2, 1)
+
+
+def test_a_dataset_of_which_no_sample_can_be_read():
+    dataset = evaluation_dataset(Reader(0, 1, 2), on_error="skip")
+    with pytest.warns(RuntimeWarning, match="3 of 3"), pytest.raises(ValueError, match="3 that cannot be read"):
+        evaluate(ReadingModel(), dataset, SemanticEvaluator(), progress=False)
+
+
+def test_an_error_in_the_truth_of_one_image_costs_that_image_only():
+    def with_regions(inputs, targets, bad=False):
+        # Regions that are the segments; -2 is none, which settling overlaps refuses.
+        segment_map = targets["segment_map"] - 2 * bad
+        name = np.bytes_(b"bad" if bad else b"good")
+        return inputs, {**targets, "membership": np.eye(3, dtype=bool), "segment_map": segment_map, "image_id": name}
+
+    pair = [with_regions(*ELEMENTS[0]), with_regions(*ELEMENTS[0], bad=True)]
+    batch = tuple({key: np.stack([one[part][key] for one in pair]) for key in pair[0][part]} for part in (0, 1))
+    with pytest.warns(RuntimeWarning, match="left out of the scores: bad: "):
+        scores = evaluate(ReadingModel(), [batch], SemanticEvaluator(), progress=False)
+    assert (scores["evaluation/images"], scores["evaluation/failed_images"]) == (1, 1)
+
+
 def test_a_model_that_fails_for_one_batch():
     class Failing(ReadingModel):
         def __call__(self, inputs, training=None):
@@ -180,6 +247,23 @@ def test_nothing_that_works_is_an_error_not_a_score():
 def test_the_progress_bar_shows(capsys):
     evaluate(ReadingModel(), dataset_of(), SemanticEvaluator())
     assert "evaluate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("cost", "shown"), [(0.0, 20), (1.0, 4)])
+def test_running_scores_come_seldom_and_cost_little(monkeypatch, cost, shown):
+    now, times = [0.0], []
+    monkeypatch.setattr(run, "monotonic", lambda: now[0])
+
+    def scores():
+        now[0] += cost
+        times.append(now[0])
+        return {}
+
+    running = run._RunningScores(run.tqdm(disable=True), scores)
+    while now[0] < 200:
+        running.show()
+        now[0] += 1
+    assert len(times) == shown and np.diff(times).min() >= max(10, 50 * cost)
 
 
 def test_label_space_of_dataset_model_or_numbers():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kmaskformer.data.run_lengths import decode_mask, encode_mask
+from kmaskformer.evaluation.average_precision import coco_average_precision
 from kmaskformer.evaluation.instance_files import own_average_precision
 from kmaskformer.evaluation.instance_records import checked_results, checked_truth
 from kmaskformer.evaluation.score_files import score_instance_files
@@ -84,6 +85,22 @@ def test_no_true_instance_leaves_everything_undefined(tmp_path):
         (tmp_path / "results.json").write_text(json.dumps(results))
         scores = score_instance_files(tmp_path / "truth.json", tmp_path / "results.json")
         assert np.isnan(scores["instance/AP"]) and "box/AP" not in scores
+
+
+@pytest.mark.parametrize("score", [own_average_precision, coco_average_precision])
+def test_truth_without_what_is_compared_is_refused(score):
+    if score is coco_average_precision:
+        pytest.importorskip("pycocotools")
+    boxes = truth(bbox=[5, 4, 8, 10], area=80.0, id=1)
+    del boxes["annotations"][0]["segmentation"]
+    with pytest.raises(
+        ValueError, match=r"Every true instance must have `segmentation` to compare segm.*1 of 1 wi.*bbox"
+    ):
+        score(boxes, [result()], "segm")
+    assert score(boxes, [result(bbox=[5, 4, 8, 10])], "bbox")["AP"] == pytest.approx(1.0)
+    del boxes["annotations"][0]["bbox"]
+    with pytest.raises(ValueError, match="Every true instance must have `bbox` to compare bbox"):
+        score(boxes, [result()], "bbox")
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,20 @@ def test_crowd_excuses_predictions_of_its_class_and_is_never_missed(category_id,
     assert counts[1] == (1, false_positives, 0)
 
 
+def test_an_area_smaller_than_the_segment_is_refused():
+    true_map, predicted = row((5, 6), (6, 4)), [segment(1, 0), segment(2, 1)]
+    for area in (0, 5):
+        with pytest.raises(
+            ValueError, match=rf"must not be smaller .*area {area} of id 5, which has 6 pixels, and 0 more"
+        ):
+            counts_of(row((1, 6), (2, 4)), predicted, true_map, [segment(5, 0, area=area), segment(6, 1)])
+    # A larger one is that of a segment which void hides in part; a crowd's enters no score.
+    counts, metric = counts_of(
+        row((1, 6), (2, 4)), predicted, true_map, [segment(5, 0, area=0, iscrowd=1), segment(6, 1, area=5)]
+    )
+    assert counts == [(0, 0, 0), (1, 0, 0)] and metric.iou_sums[1] == 4 / 5
+
+
 def test_void_and_crowd_add_up():
     true_map = row((0, 3), (5, 3), (6, 14))
     counts, _ = counts_of(row((1, 10), (0, 10)), [segment(1, 0)], true_map, [segment(5, 0, iscrowd=1), segment(6, 1)])

@@ -59,6 +59,43 @@ def test_label_maps_with_dataset_ids(tmp_path):
     assert read_label_map(tmp_path / "a.png").tolist() == [[1, 187]]
 
 
+@pytest.mark.parametrize("dataset_ids", [(70000, 5), (-1, 5)])
+def test_dataset_ids_that_do_not_fit_are_refused_and_not_written(tmp_path, dataset_ids):
+    files.write_label_map(tmp_path / "a.png", np.array([[1]]), dataset_ids)
+    low, high = min(dataset_ids), max(dataset_ids)
+    with pytest.raises(ValueError, match=rf"0..65535. Received: {low}..{high} from `dataset_ids` for .*b.png"):
+        files.write_label_map(tmp_path / "b.png", np.array([[0, 1]]), dataset_ids)
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_ids_of_digits_are_numbers():
+    assert [files.file_id(one) for one in ("007", 7, "7a", "²", "1²")] == [7, 7, "7a", "²", "1²"]
+
+
+def nothing():
+    blank = np.zeros((2, 2), np.int32)
+    return types.SimpleNamespace(segmentation=blank, segments=[], masks=np.zeros((0, 2, 2), bool))
+
+
+@pytest.mark.parametrize(
+    ("task", "first", "second"),
+    [("panoptic", "1", "01"), ("panoptic", "a/x", "a_x"), ("instance", "1", "01"), ("semantic", "x", "x")],
+)
+def test_a_second_image_of_the_same_id_is_refused(tmp_path, task, first, second):
+    writer = PredictionFiles(tmp_path, task, INFO)
+    writer.add(first, nothing())
+    writer.add("another", nothing())
+    with pytest.raises(ValueError, match=f"Received: '{second}' after '{first}'.*rename one of the files"):
+        writer.add(second, nothing())
+
+
+def test_names_of_label_maps_are_no_numbers(tmp_path):
+    writer = PredictionFiles(tmp_path, "semantic", INFO)
+    for name in ("1", "01"):
+        writer.add(name, nothing())
+    assert sorted(path.name for path in writer.save().iterdir()) == ["01.png", "1.png"]
+
+
 def test_instances_round_trip(tmp_path):
     record = files.instance_record("000000000139", 18, np.float32(0.5), np.eye(3, dtype=bool))
     files.write_instances(tmp_path / "results.json", [record])
@@ -76,6 +113,16 @@ def test_metrics_as_json_and_csv(tmp_path):
     with files.write_metrics(SCORES, tmp_path / "metrics.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[:3] == [["name", "value"], ["panoptic/PQ", "0.5"], ["panoptic/PQ/person", ""]]
+
+
+@pytest.mark.parametrize("name", ["straße", "道路"])
+def test_names_of_any_alphabet_are_written_as_utf_8(tmp_path, monkeypatch, name):
+    # Where the locale's encoding is another.
+    monkeypatch.setattr("io.text_encoding", lambda encoding, stacklevel=2: encoding or "ascii")
+    path = files.write_metrics({f"semantic/IoU/{name}": 0.5}, tmp_path / "metrics.csv")
+    assert path.read_bytes().decode("utf-8").splitlines() == ["name,value", f"semantic/IoU/{name},0.5"]
+    (tmp_path / "names.json").write_bytes(f'"{name}"'.encode())
+    assert files.read_json(tmp_path / "names.json") == name
 
 
 def test_summary_and_table():

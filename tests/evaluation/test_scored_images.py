@@ -41,6 +41,13 @@ def test_images_are_ranked_by_their_own_score(tmp_path):
     assert (tmp_path / "images.csv").read_text().splitlines()[::4] == ["image_id,semantic/mIoU", "blank,"]
 
 
+def test_names_of_any_alphabet_are_written_as_utf_8(tmp_path, monkeypatch):
+    # Where the locale's encoding is another.
+    monkeypatch.setattr("io.text_encoding", lambda encoding, stacklevel=2: encoding or "ascii")
+    fed("straße").write(tmp_path / "images.csv")
+    assert (tmp_path / "images.csv").read_bytes().decode("utf-8").splitlines()[1].startswith("straße,0.")
+
+
 def test_parts_merge_and_states_go_through_files(tmp_path):
     first, second, resumed = fed("half"), fed("right"), fed()
     save_state(tmp_path / "state.npz", first.state())

@@ -88,6 +88,13 @@ def test_a_class_in_the_predicted_borders_only_tells_the_means_apart():
     )
 
 
+def test_a_class_may_have_any_name():
+    metric = BoundaryIoU(2, class_names=("inside", "class 2"))
+    metric.update(np.zeros((2, 2), int), np.zeros((2, 2), int))
+    expected = {"mIoU": 1.0, "mIoU_truth_classes": 1.0, "IoU/inside": 1.0, "IoU/class 2": math.nan}
+    assert metric.result() == pytest.approx(expected, nan_ok=True)
+
+
 def test_one_segment_a_class():
     evaluator = PanopticStuffEvaluator()
     evaluator.bind(INFO)

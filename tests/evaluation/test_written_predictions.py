@@ -16,6 +16,7 @@ from kmaskformer.evaluation.instance_evaluator import InstanceEvaluator
 from kmaskformer.evaluation.run import Evaluation
 from kmaskformer.evaluation.score_files import score_panoptic_files
 from kmaskformer.evaluation.semantic_evaluators import SemanticBoundaryEvaluator
+from kmaskformer.evaluation.state import save_state
 from kmaskformer.evaluation.written_predictions import WrittenPredictions, writing
 from kmaskformer.structures import DatasetInfo
 
@@ -89,6 +90,13 @@ def test_an_evaluation_goes_on_where_it_was_cut_off(evaluation, whole, tmp_path,
     assert scores["evaluation/images"] == 3
 
 
+def test_a_state_that_does_not_say_how_far_it_came_is_refused(evaluation, whole, tmp_path):
+    # What this process has counted, as for merging, but no evaluation to go on with.
+    save_state(tmp_path / "state.npz", evaluation.state())
+    with pytest.raises(ValueError, match=r"state.npz: expected the state of .* 0 such numbers. Delete it"):
+        evaluation.run(dataset()[1], progress=False, state_file=tmp_path / "state.npz")
+
+
 def test_parts_of_several_processes_are_one_evaluation(evaluation, whole):
     evaluation.run(dataset()[1].shard(2, 0), progress=False)
     other = CombinedEvaluator([PanopticEvaluator(), SemanticEvaluator(), InstanceEvaluator()])
@@ -100,10 +108,19 @@ def test_parts_of_several_processes_are_one_evaluation(evaluation, whole):
         assert value == pytest.approx(whole[key], nan_ok=True, abs=1e-12), key
 
 
-def test_the_bar_shows_running_scores(evaluation, monkeypatch, capsys):
-    monkeypatch.setattr("kmaskformer.evaluation.run._SHOW_EVERY", 1)
+def test_the_bar_shows_running_scores(evaluation, capsys):
     evaluation.run(dataset()[1])
     assert "panoptic/PQ=1.000, semantic/mIoU=1.000" in capsys.readouterr().err
+
+
+def test_an_image_that_cannot_be_written_does_not_count(tmp_path):
+    (tmp_path / "labels" / "2.png").mkdir(parents=True)  # a folder where the file shall be
+    evaluators = writing([SemanticEvaluator()], tmp_path)
+    with pytest.warns(RuntimeWarning, match="left out of the scores: 2: "):
+        scores = Evaluation(Model(), evaluators).run(dataset()[1], progress=False)
+    assert (scores["evaluation/images"], scores["evaluation/failed_images"]) == (2, 1)
+    pixels = sum((CASES.ELEMENTS[index][1]["segment_map"] >= 0).sum() for index in (0, 2))
+    assert evaluators[0].evaluator.metric.confusion.sum() == pixels
 
 
 def test_states_of_other_evaluators_are_refused(tmp_path):
