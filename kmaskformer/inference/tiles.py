@@ -1,7 +1,8 @@
 """Large pictures in overlapping tiles: where the tiles lie, and how their results become one; NumPy, outside the graph.
 
-Every pixel gets its label from the tile in which it lies deepest, so that what a tile's edge cut off is not used.
-Instances of neighbouring tiles are one where they agree in the region that both tiles see.
+Every pixel gets its label from the tile in which it lies deepest, so that what a tile's edge cut off is not used; or,
+where that tile found nothing, from another. Instances of neighbouring tiles are one where they agree in the region that
+both tiles see.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def stitch(
 
 
 def stitch_maps(maps: Sequence[np.ndarray], tiles: Sequence[Tile]) -> np.ndarray:
-    """One map of the whole picture from maps of its tiles, each `(rows, columns)`; for class ids and confidences."""
+    """One map of the whole picture from the cores of its tiles' maps, each `(rows, columns)`."""
     whole = np.empty([side.stop for side in tiles[-1].region], maps[0].dtype)
     for part, tile in zip(maps, tiles, strict=True):
         whole[tile.core] = part[tile.window(tile.core)]
@@ -121,8 +122,8 @@ def stitch_panoptic(
 
     Two instances of different tiles are one if they have the same class and their intersection over union, within the
     region that both tiles see, exceeds one half; all segments of a stuff class are one. A segment of which less than
-    half is left, of its largest part in any tile, is dropped and its pixels are void: that is the rest of an instance
-    which the tile that counts there has seen otherwise.
+    half is left, of its largest part in any tile, is dropped, for it is the rest of an instance that the tiles which
+    count have seen otherwise. Void pixels are what no tile has found anything in that is kept.
 
     Args:
         results: Of each tile what `panoptic_inference` gives, without a batch axis: `panoptic_map` `(rows, columns)`
@@ -138,15 +139,20 @@ def stitch_panoptic(
     """
     pieces = _Pieces.of(results)
     groups = _groups(pieces, _same_instances(pieces, tiles), thing_ids)
-    whole = stitch_maps(pieces.maps, tiles)
-    # Piece 0 is void, and so is group 0.
-    painted = groups[whole]
+    whole = _filled(stitch_maps(pieces.maps, tiles), pieces.maps, tiles)
+    kept = _kept(groups, pieces.areas, groups[whole])
+    whole = _filled(np.where(kept[whole], whole, 0), [np.where(kept[part], part, 0) for part in pieces.maps], tiles)
+    # Pieces that are not kept, void among them, get id 0, the others the number of their group without gaps.
+    ids = np.where(kept, np.searchsorted(np.unique(groups[kept]), groups) + 1, 0).astype(np.int32)
+    return _table(_nearest(ids[whole], output_size), ids, pieces, thing_ids)
+
+
+def _kept(groups: np.ndarray, areas: np.ndarray, painted: np.ndarray) -> np.ndarray:
+    """Of each piece, whether its group has at least half the pixels of its largest piece; void is not kept."""
     largest = np.zeros(groups.max() + 1, np.int64)
-    np.maximum.at(largest, groups, pieces.areas)
-    kept = 2 * np.bincount(painted.ravel(), minlength=len(largest)) >= np.maximum(largest, 1)
-    kept[0] = False
-    ids = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
-    return _table(_nearest(ids[painted], output_size), ids[groups], pieces, thing_ids)
+    np.maximum.at(largest, groups, areas)
+    kept = 2 * np.bincount(painted.ravel(), minlength=len(largest)) >= largest
+    return kept[groups] & (groups != groups[0])
 
 
 @dataclasses.dataclass
@@ -174,6 +180,14 @@ class _Pieces:
         areas = sum(np.bincount(part.ravel(), minlength=offset) for part in maps)
         scores = np.concatenate(columns["scores"]) if "scores" in results[0] else None
         return cls(maps, np.concatenate(columns["category_ids"]).astype(np.int64), scores, areas)
+
+
+def _filled(whole: np.ndarray, maps: Sequence[np.ndarray], tiles: Sequence[Tile]) -> np.ndarray:
+    """The map with void pixels taken from other tiles that found something there."""
+    for part, tile in zip(maps, tiles, strict=True):
+        seen = whole[tile.region]
+        whole[tile.region] = np.where(seen == 0, part, seen)
+    return whole
 
 
 def _same_instances(pieces: _Pieces, tiles: Sequence[Tile]) -> Iterator[np.ndarray]:

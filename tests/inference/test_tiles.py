@@ -128,8 +128,19 @@ def test_what_the_tiles_disagree_about_is_not_counted_twice():
     results = [{"panoptic_map": maps[i], "category_ids": np.array([i]), **columns} for i in range(2)]
     result = stitch_panoptic(results, tiles, (16, 24), [0, 1])
     assert result["category_ids"].tolist() == [0]
-    assert result["areas"].tolist() == [12 * 10]
+    assert result["areas"].tolist() == [12 * 14]
     assert "scores" not in result
+
+
+def test_what_only_the_other_tile_found_is_there():
+    """Tile 0 found an instance that reaches into the core of tile 1, which found nothing there."""
+    tiles = Tiling(16, 0.5).tiles(16, 24)
+    maps = np.zeros((2, 16, 16), np.int32)
+    maps[0][2:14, 4:15], maps[1][2:14, 10:14] = 1, 1
+    columns = {"valid": np.array([True]), "segment_ids": np.array([1]), "category_ids": np.array([THING])}
+    result = stitch_panoptic([{"panoptic_map": part, **columns} for part in maps], tiles, (16, 24), [THING])
+    assert sorted(result["areas"].tolist()) == [12 * 4, 12 * 11]
+    assert (result["panoptic_map"][2:14, 4:15] == result["panoptic_map"][2, 4]).all()
 
 
 def test_the_score_is_the_highest_of_the_parts():
