@@ -238,7 +238,7 @@ def build_dataset(
         max_segments=config.max_segments,
         min_area=1 if augmentation.drop_empty_segments else 0,
         seed=config.seed,
-        cache=(config.cache_folder and Path(config.cache_folder) / split) or config.cache,
+        cache=_training_cache(config),
         first_batch=first_batch,
         workers=config.workers,
         batch_shapes=config.batch_shapes,
@@ -257,8 +257,12 @@ def offer_reader(config: configs.DataConfig) -> Any:
     from kmaskformer.data import pipeline
 
     reader = build_reader(config, "train")
-    pipeline.offer_reader(pipeline.cached(reader, config.cache_folder or config.cache), _reader_name(config))
+    pipeline.offer_reader(pipeline.cached(reader, _training_cache(config)), _reader_name(config))
     return reader
+
+
+def _training_cache(config: configs.DataConfig) -> Path | bool:
+    return Path(config.cache_folder) / "train" if config.cache_folder else config.cache
 
 
 def _reader_name(config: configs.DataConfig) -> str:

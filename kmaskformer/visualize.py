@@ -78,12 +78,13 @@ def overlay(
     return add_legend(picture, segments, info) if legend else picture
 
 
-def readable_size(height: int, width: int, least_side: int = 320) -> tuple[int, int]:
+def readable_size(height: int, width: int, least_side: int = 320, longest_side: int = 4096) -> tuple[int, int]:
     """Size to draw an image at: a whole multiple, whose shorter side has `least_side` pixels or more.
 
-    On a small image the names of its segments would cover them.
+    On a small image the names of its segments would cover them. A long and narrow one is enlarged as far as its longer
+    side stays within `longest_side`.
     """
-    factor = -(-least_side // min(height, width))
+    factor = min(-(-least_side // min(height, width)), max(1, longest_side // max(height, width)))
     return height * factor, width * factor
 
 

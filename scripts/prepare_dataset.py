@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for failure in failures:
             print(f"not converted: {failure.name}: {failure.reason}")
         reports = [] if options.no_check else check_splits(dataset, folder, options.workers)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for report in reports:

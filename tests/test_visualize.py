@@ -168,3 +168,8 @@ def test_errors(call, message):
 )
 def test_small_images_are_drawn_enlarged(size, expected):
     assert visualize.readable_size(*size) == expected
+
+
+def test_a_long_and_narrow_picture_is_not_blown_up():
+    assert visualize.readable_size(1, 4000) == (1, 4000)
+    assert visualize.readable_size(96, 96) == (384, 384) and visualize.readable_size(100, 1000) == (400, 4000)

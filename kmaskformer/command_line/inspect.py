@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def open_splits(options: argparse.Namespace) -> tuple[Config | None, dict[str, Any]]:
     if options.config:
-        # Images without labels are to be listed, all of them, and not to stop the inspection.
-        config = load_config(options.config, [*options.set, "data.on_error=skip"])
+        # Images without labels are to be listed, all of them, and not to stop the inspection; sizes are the files' own.
+        config = load_config(options.config, [*options.set, "data.on_error=skip", "data.reduced_decoding=false"])
         return config, {split: build.build_reader(config.data, split) for split in options.splits}
     classes: Any = options.classes
     if "," in classes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kmaskformer.data.wrapped_reader import WrappedReader
+from kmaskformer.data.wrapped_reader import WrappedReader, options_of
 from kmaskformer.structures import Sample
 
 _ARRAYS = ("image", "segment_map", "labels", "is_crowd", "image_id", "membership")
@@ -31,8 +31,9 @@ class MemoryCache(WrappedReader):
 class DiskCache(WrappedReader):
     """A reader that writes each sample, decoded, to a folder, and takes it from there the next time.
 
-    A sample is read anew where the label space or, if the reader names its files (`reader.files(index)`), one of them
-    has changed since. Where the reader does not, empty the folder after a change. Several processes may share it.
+    A sample is read anew where the label space, the reader's options or, if the reader names its files
+    (`reader.files(index)`), one of them has changed since. Where the reader does not, empty the folder after a change.
+    Several processes may share it.
 
     Args:
         reader: The dataset.
@@ -56,7 +57,7 @@ class DiskCache(WrappedReader):
         """What the sample depends on."""
         files = [path for path in self.files(index) if path.exists()]
         states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return repr((type(self._reader).__name__, len(self._reader), index, self.info, states))
+        return repr((options_of(self._reader, index), self.info, states))
 
 
 def _read(path: Path, fingerprint: str) -> Sample | None:
@@ -77,6 +78,10 @@ def _write(path: Path, fingerprint: str, sample: Sample) -> None:
     """Under another name first, so that no other process finds half of it."""
     keys = [key for key in _ARRAYS if key in sample]
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        for value in (fingerprint, " ".join(keys), *(sample[key] for key in keys)):
-            np.save(file, np.asarray(value))
+        try:
+            for value in (fingerprint, " ".join(keys), *(sample[key] for key in keys)):
+                np.save(file, np.asarray(value))
+        except BaseException:
+            os.unlink(file.name)
+            raise
     os.replace(file.name, path)

@@ -60,6 +60,7 @@ class CocoPanoptic:
         content = _load_json(self._path)
         self.info = info or _info(content, self._path)
         rows = content["annotations"]
+        coco_json.require_fields(self._path, "annotations", rows, ("image_id", "file_name", "segments_info"))
         coco_json.refuse_repeated(self._path, "image id", [row["image_id"] for row in rows])
         file_names = self._file_names(content.get("images", []))
         rows = rows[:limit] if limit else rows
@@ -88,11 +89,15 @@ class CocoPanoptic:
         return (self._entries[index].image, self._entries[index].labels_png, self._path)
 
     def _file_names(self, rows: list[dict[str, Any]]) -> dict[Any, str]:
+        coco_json.require_fields(self._path, "images", rows, ("id", "file_name"))
         coco_json.refuse_repeated(self._path, "image id in `images`", [row["id"] for row in rows])
         return {row["id"]: row["file_name"] for row in rows}
 
     def _entry(self, row: dict, root: Path, images: str, labels: str, file_names: dict[Any, str]) -> _Entry:
-        image_id, segments = row["image_id"], sorted(row["segments_info"], key=lambda segment: segment["id"])
+        image_id = row["image_id"]
+        kind = f"segments of image {image_id}"
+        coco_json.require_fields(self._path, kind, row["segments_info"], ("id", "category_id"))
+        segments = sorted(row["segments_info"], key=lambda segment: segment["id"])
         coco_json.refuse_repeated(
             self._path, f"segment id of image {image_id}", [segment["id"] for segment in segments]
         )
@@ -158,6 +163,7 @@ def _info(content: dict[str, Any], path: Path) -> DatasetInfo:
             f"{next((c for c in categories or [] if 'isthing' not in c), 'no categories')}. "
             "Complete the file or pass `info`."
         )
+    coco_json.require_fields(path, "categories", categories, ("id", "name"))
     try:
         return read_info(categories, name=path.stem)
     except ValueError as error:

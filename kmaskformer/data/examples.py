@@ -93,7 +93,7 @@ class Examples:
 def _image(image: Any, where: str) -> np.ndarray:
     if isinstance(image, images.ImageSource):
         return images.read_image(image)
-    pixels = np.asarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    pixels = np.asarray(images.upright_rgb(image.copy(), where) if hasattr(image, "convert") else image)
     pixels = np.repeat(pixels[..., None], 3, axis=-1) if pixels.ndim == 2 else pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(
@@ -113,6 +113,9 @@ def _whole_numbers(values: Any, where: str, kind: str) -> np.ndarray:
             f"{where}: `{kind}` must hold whole numbers. Received: an array of {numbers.dtype}. "
             "Round and convert it to int32 if its values are ids."
         )
+    limits = np.iinfo(np.int32)
+    if numbers.size and not limits.min <= int(numbers.min()) <= int(numbers.max()) <= limits.max:
+        raise ValueError(f"{where}: `{kind}` must hold numbers of 32 bits. Received: {numbers.min()}..{numbers.max()}.")
     return numbers.astype(np.int32)
 
 

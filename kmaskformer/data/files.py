@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import collections
 import glob
 import itertools
 import os
@@ -106,13 +108,19 @@ def _labels_in_folder(folder: Path, images: list[Path], images_folder: Path) -> 
     """The label map of each image: at the same place in `folder`, by the same name with the same addition."""
     found = {os.path.splitext(os.path.relpath(path, folder))[0]: path for path in images_in(folder)}
     stems = [os.path.splitext(os.path.relpath(path, images_folder))[0] for path in images]
-    addition = ""
-    if stems[0] not in found:
-        longer = sorted((stem for stem in found if stem.startswith(stems[0])), key=len)
-        # `1_mask` belongs to `1`, but `10` does not.
-        longer = [stem for stem in longer if not stem[len(stems[0])].isalnum()]
-        addition = longer[0][len(stems[0]) :] if longer else ""
+    addition = "" if any(stem in found for stem in stems) else _common_addition(stems, sorted(found))
     return [found.get(stem + addition, folder / f"{stem}{addition}.png") for stem in stems]
+
+
+def _common_addition(stems: list[str], names: list[str]) -> str:
+    """The text that most names have more than the stem they begin with; the shortest of several. `names` are sorted."""
+    counts: collections.Counter[str] = collections.Counter()
+    for stem in stems:
+        first = bisect.bisect(names, stem)
+        longer = itertools.takewhile(lambda name, stem=stem: name.startswith(stem), names[first:])
+        # `1_mask` belongs to `1`, but `10` does not.
+        counts.update(name[len(stem) :] for name in longer if not name[len(stem)].isalnum())
+    return min(counts, key=lambda addition: (-counts[addition], len(addition), addition), default="")
 
 
 def _list_labels(labels: str | Sequence[str], images: list[Path], root: Path) -> list[Path]:
@@ -123,7 +131,7 @@ def _list_labels(labels: str | Sequence[str], images: list[Path], root: Path) ->
     if "{stem}" not in labels:
         raise ValueError(
             f"`labels` must contain {{stem}}, which stands for the image's name. Received: labels={labels!r}. "
-            'Write for example "labels/{stem}.png", or give an existing folder.'
+            'Write for example "labels/{stem}.png", or give an existing folder; with a list of images, a list of files.'
         )
     return [root / labels.replace("{stem}", path.stem).replace("{folder}", path.parent.name) for path in images]
 

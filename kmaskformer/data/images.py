@@ -66,6 +66,7 @@ def read_label_map(source: ImageSource) -> np.ndarray:
             f"{_name(source)}: a label map must be stored without loss, as PNG. Received: {image.format}, whose "
             "compression changes ids at borders. Save the original labels as PNG."
         )
+    _check_depth(image, source)
     if image.mode in ("LA", "RGB", "RGBA") and _is_grey(image):
         image = image.getchannel(0)
     if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
@@ -131,6 +132,25 @@ def read_pair(
     )
 
 
+def _check_depth(image: Image.Image, source: ImageSource) -> None:
+    """Refuses PNGs whose numbers Pillow changes: 2 and 4 bits of grey are stretched to 8, 16-bit colours cut to 8."""
+    if image.format != "PNG":
+        return
+    header = source[24:26] if isinstance(source, bytes) else _bytes_at(source, 24, 2)
+    depth, kind = header
+    if (kind == 0 and depth in (2, 4)) or (kind in (2, 4, 6) and depth == 16):
+        raise ValueError(
+            f"{_name(source)}: a label map must be PNG with 8 or 16 bits of grey, or a palette. Received: {depth} bits "
+            f"of {'grey' if kind == 0 else 'colour or alpha'}. Save it as 8-bit or 16-bit grey, with the same numbers."
+        )
+
+
+def _bytes_at(path: str | Path, offset: int, count: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(count)
+
+
 def _is_grey(image: Image.Image) -> bool:
     colors = np.asarray(image)[..., :3] if image.mode != "LA" else None
     return colors is None or bool((colors == colors[..., :1]).all())
@@ -150,26 +170,31 @@ def _decode_image(source: ImageSource, least_edge: int = 0) -> tuple[np.ndarray,
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     orientation = orientation if orientation in _TRANSPOSE else 1
     full_size = full_size[::-1] if orientation >= 5 else full_size
+    return upright_rgb(image, _name(source)), orientation, full_size
+
+
+def upright_rgb(image: Image.Image, where: str) -> np.ndarray:
+    """A PIL image as `read_image` shows it, which is turned upright itself; `where` begins the message of an error."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
         raise ValueError(
-            f"{_name(source)}: images must hold whole numbers. Received: a floating-point image, whose range is "
+            f"{where}: images must hold whole numbers. Received: a floating-point image, whose range is "
             "unknown. Save it with 8 or 16 bits per channel."
         )
     if image.mode.startswith("I"):
-        return _grey_to_rgb(np.asarray(image), source), orientation, full_size
+        return _grey_to_rgb(np.asarray(image), where)
     # A palette's transparency goes through RGBA; a plain conversion would warn and lose it.
     image = image.convert("RGBA") if image.mode in ("P", "PA") else image
     # Converting from RGB to RGB would copy.
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), orientation, full_size
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _grey_to_rgb(grey: np.ndarray, source: ImageSource) -> np.ndarray:
+def _grey_to_rgb(grey: np.ndarray, where: str) -> np.ndarray:
     """16-bit `(height, width)` to `(height, width, 3)` uint8."""
     low, high = int(grey.min()), int(grey.max())
     if low < 0 or high > 65535:
         raise ValueError(
-            f"{_name(source)}: grey values must lie in 0..65535. Received: {low}..{high}. Save the image with 16 bits."
+            f"{where}: grey values must lie in 0..65535. Received: {low}..{high}. Save the image with 16 bits."
         )
     full = 255 if high <= 255 else 4095 if high <= 4095 else 65535
     scaled = np.round(grey.astype(np.float32) * (255.0 / full)).astype(np.uint8)

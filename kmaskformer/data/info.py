@@ -28,7 +28,7 @@ def read_info(
             - a list of names, or a dict from the ids in the files to names (`{0: "wall", 255: "crack"}`);
             - what `DatasetInfo.to_dict` wrote;
             - CSV with a header of `name` and optionally `id`, `isthing`, `color`; contiguous ids follow the rows, or
-              `trainId` where there is such a column.
+              are `trainId` where there is such a column (rows with -1 or 255 there are left out).
         name: The dataset's name; by default the file's, or `"custom"`.
         things: Names or contiguous ids of the countable classes, instead of the source's.
         ignore_value: Value of unlabelled pixels, instead of the source's (255 if it has none).
@@ -82,15 +82,20 @@ def _csv_records(text: str) -> list[dict[str, str]]:
     records = list(csv.DictReader(text.splitlines(), skipinitialspace=True))
     if not records or "name" not in records[0]:
         raise ValueError(f"the first line must name the columns, one of them `name`. Received: {text.splitlines()[:1]}")
-    if "trainId" in records[0]:
-        records.sort(key=lambda record: int(record["trainId"]))
+    if "trainId" not in records[0]:
+        return records
+    # Cityscapes gives 255 and -1 to what is not trained on.
+    records = [record for record in records if int(record["trainId"]) not in (-1, 255)]
+    records.sort(key=lambda record: int(record["trainId"]))
+    if [int(record["trainId"]) for record in records] != list(range(len(records))):
+        raise ValueError("`trainId` must number the classes 0, 1, 2, ... without gaps; -1 and 255 leave a row out")
     return records
 
 
 def _fields(values: Any) -> dict[str, Any]:
     """Arguments of `DatasetInfo`, from any of the formats."""
-    if isinstance(values, Mapping) and values and all(isinstance(key, int) for key in values):
-        return _from_records([{"id": key, "name": values[key]} for key in sorted(values)])
+    if isinstance(values, Mapping) and values and all(str(key).isdecimal() for key in values):  # keys of JSON are text
+        return _from_records([{"id": int(key), "name": values[key]} for key in sorted(values, key=int)])
     if isinstance(values, Mapping) and "class_names" in values:
         return dict(DatasetInfo.from_dict(dict(values)).to_dict())
     if isinstance(values, Mapping) and "categories" in values:
@@ -123,7 +128,10 @@ def _from_records(records: Sequence[Any]) -> dict[str, Any]:
     fields["thing_ids"] = tuple(index for index, record in enumerate(records) if _is_true(record.get("isthing", 0)))
     for field, key, convert in (("dataset_ids", "id", int), ("colors", "color", _color)):
         given = [record[key] for record in records if record.get(key) not in (None, "")]
-        if given and len(given) == len(records):
+        if given and len(given) < len(records):
+            lacking = next(record["name"] for record in records if record.get(key) in (None, ""))
+            raise ValueError(f"`{key}` must be given for all classes or for none. Received: none for {lacking!r}")
+        if given:
             fields[field] = tuple(convert(value) for value in given)
     return fields
 

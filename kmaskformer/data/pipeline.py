@@ -121,8 +121,10 @@ def training_dataset(
     _check(reader, batch_size)
     _check_options(batch_size, image_size, batch_shapes, repeat, shard, on_error, service)
     parallel = workers or tf.data.AUTOTUNE
-    source = SkippingReader(reader) if on_error == "skip" else reader
-    load = _loader(cached(source, cache), has_overlaps(reader), service)
+    # Over the cache: what is kept is each sample itself, never the one that takes its place.
+    source = cached(reader, cache)
+    source = SkippingReader(source) if on_error == "skip" else source
+    load = _loader(source, has_overlaps(reader), service)
 
     def prepare(counter: tf.Tensor) -> tuple[ModelInputs, Targets]:
         index = shuffled_index(counter, len(reader), seed) if shuffle else counter % len(reader)
@@ -157,7 +159,7 @@ def evaluation_dataset(
     Args:
         reader: The dataset.
         shortest_edge: The images' shorter side is resized to it; 0 keeps the original sizes.
-        longest_edge: Bound of the longer side; 0 for none.
+        longest_edge: Bound of the longer side of resized images; 0 for none.
         batch_size: Images per batch; images of different sizes are padded to the largest (`image_sizes` tells).
         workers: Samples prepared in parallel; 0 lets TensorFlow choose.
         on_error: `"raise"` stops at a sample that cannot be read; `"skip"` leaves it out and lists it in the dataset's

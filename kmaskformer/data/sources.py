@@ -54,6 +54,7 @@ def from_folders(
             `class_divisor` tells.
         things: Names or contiguous ids of the countable classes. With `instances`, by default all but `background`.
         ignore_value: Value of unlabelled pixels; 255 (65535 in 16-bit maps) is unlabelled too where no class has it.
+            Of maps of instances without a `class_divisor` every number but 0 is an instance.
         background: With `instances`, the class of the pixels outside all of them; by default they are unlabelled.
         class_divisor: With `instances`, `id // class_divisor` is the class id.
         limit: Only the first `limit` images; 0 for all.
@@ -181,12 +182,13 @@ def examples_from(place: str) -> Iterable[Any]:
     """
     module_name, _, function_name = place.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), function_name)()
+        function = getattr(importlib.import_module(module_name), function_name)
     except (ModuleNotFoundError, AttributeError, ValueError) as error:
         raise ValueError(
             f'Examples must be given as "module:function", the function without arguments. Received: {place!r} '
             f"({error}). The module must be importable: start in its folder or set PYTHONPATH."
         ) from error
+    return function()
 
 
 def class_record(
@@ -196,4 +198,11 @@ def class_record(
     if isinstance(classes, str) and classes in IGNORE_VALUES:
         classes = label_space(classes)
     name = "" if isinstance(classes, DatasetInfo) else name
-    return read_info(classes, name=name, things=things, ignore_value=ignore_value)
+    info = read_info(classes, name=name, things=things, ignore_value=ignore_value)
+    if ignore_value in info.contiguous_ids:
+        label = info.class_names[info.contiguous_ids[ignore_value]]
+        raise ValueError(
+            f"`ignore_value` must be no id of a class. Received: {ignore_value}, which is {label!r}. Give the classes "
+            "as a dict from the ids in the files to names, without the unlabelled one."
+        )
+    return info

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,11 @@ class Subset(WrappedReader):
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._reader[self._indices[index]]
+        return self._reader[self.inner_index(index)]
 
-    def files(self, index: int) -> tuple[Path, ...]:
-        """The files of a sample, if the reader tells."""
-        return super().files(self._indices[index])
+    def inner_index(self, index: int) -> int:
+        """The sample of the whole dataset."""
+        return self._indices[index]
 
 
 def split(reader: Any, fraction: float = 0.2, seed: int = 0) -> tuple[Subset, Subset]:

@@ -72,7 +72,9 @@ def choose_corner(
 
     labels = sample["labels"]
     if "membership" in sample:  # the map holds regions: the class of the first segment that a region is in
-        labels = tf.gather(labels, tf.argmax(sample["membership"], axis=0, output_type=tf.int32))
+        members = tf.pad(tf.cast(sample["membership"], tf.uint8), [[0, 1], [0, 0]])  # argmax wants a row at least
+        first = tf.argmax(members, axis=0, output_type=tf.int32)
+        labels = tf.gather(tf.pad(labels, [[0, 1]]), first)
 
     def choose(*values: np.ndarray) -> np.ndarray:
         return _choose_corner(*values, largest_class, nearest)

@@ -23,9 +23,27 @@ class WrappedReader:
     def __len__(self) -> int:
         return len(self._reader)
 
+    def inner_index(self, index: int) -> int:
+        """The sample of the other reader that a sample is made of."""
+        return index
+
     def files(self, index: int) -> tuple[Path, ...]:
         """The files of a sample, if the reader tells."""
-        return files_of(self._reader, index)
+        return files_of(self._reader, self.inner_index(index))
+
+
+def options_of(reader: Any, index: int) -> tuple:
+    """What a sample depends on besides its files and label space.
+
+    That is the kinds of the readers, one in the other, those of their options that are plain values, and which of their
+    samples it is.
+    """
+    plain = (bool, int, float, str, Path, type(None))
+    options = {name: value for name, value in vars(reader).items() if isinstance(value, plain)}
+    own = (type(reader).__name__, len(reader), index, sorted(options.items()))
+    if not isinstance(reader, WrappedReader):
+        return own
+    return (own, options_of(reader._reader, reader.inner_index(index)))
 
 
 def has_overlaps(reader: Any) -> bool:

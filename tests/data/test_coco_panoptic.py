@@ -166,3 +166,20 @@ def test_image_of_another_size(folder):
     Image.fromarray(np.zeros((2, 4, 3), np.uint8)).save(folder.root / "images" / "a.jpg")
     with pytest.raises(ValueError, match=r"a.jpg with height 2, width 4, and .*a.png with height 2, width 3"):
         folder.read()[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"annotations": [{"segments_info": [], "file_name": "x.png"}]},
+        {"annotations": [{"segments_info": [], "image_id": 1}]},
+        {"annotations": [{"segments_info": [{"id": 1}], "image_id": 1, "file_name": "x.png"}]},
+        {"annotations": [], "images": [{"file_name": "x.jpg"}]},
+        {"annotations": [], "categories": [{"name": "a", "isthing": 1}]},
+    ],
+)
+def test_a_missing_field_is_named(tmp_path, content):
+    content = {"images": [], "categories": [{"id": 1, "name": "a", "isthing": 1}], **content}
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"panoptic\.json: all .* must have .* Received: number 0 without"):
+        CocoPanoptic("images", "maps", "panoptic.json", root=tmp_path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -175,3 +177,21 @@ def test_panoptic_ids(tmp_path):
     assert decoded.dtype == np.int32
     with pytest.raises(ValueError, match=r"grey.png: a COCO panoptic PNG must be RGB.*mode L"):
         read_panoptic_ids(save(colors[..., 0], tmp_path / "grey.png"))
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "raw"), [(2, 0, b"\x00\x1b"), (4, 0, b"\x00\x12\x30"), (16, 2, b"\x00" + b"\x01\x2c" * 12)]
+)
+def test_label_maps_whose_numbers_would_change_are_refused(tmp_path, depth, kind, raw):
+    """PNGs of 4 x 1 pixels, written by hand: Pillow reads them, but not as the numbers they store."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, depth, kind, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    (tmp_path / "map.png").write_bytes(content)
+    message = rf"must be PNG with 8 or 16 bits of grey, or a palette. Received: {depth} bits"
+    for source in (content, tmp_path / "map.png"):
+        with pytest.raises(ValueError, match=message):
+            read_label_map(source)

@@ -82,3 +82,25 @@ def test_missing_and_headless_files(tmp_path):
     (tmp_path / "t.csv").write_text("road\ncar\n")
     with pytest.raises(ValueError, match=r"t.csv: .*must name the columns.*road"):
         read_info(tmp_path / "t.csv")
+
+
+def test_ids_are_given_for_all_classes_or_none():
+    with pytest.raises(ValueError, match=r"`id` must be given for all classes or for none. Received: none for 'c'"):
+        read_info([{"id": 1, "name": "a"}, {"id": 2, "name": "b"}, {"name": "c"}])
+
+
+def test_train_ids_are_the_contiguous_ids(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("name,id,trainId\nplate,34,-1\nsidewalk,8,1\nunlabeled,0,255\nroad,7,0\n")
+    info = read_info(path)
+    assert info.class_names == ("road", "sidewalk") and info.dataset_ids == (7, 8)
+    path.write_text("name,id,trainId\nroad,7,0\nsky,23,2\n")
+    with pytest.raises(ValueError, match=r"labels\.csv: cannot be read as \.csv \(`trainId` must number the classes"):
+        read_info(path)
+
+
+def test_a_json_file_may_hold_ids_and_names(tmp_path):
+    path = tmp_path / "cracks.json"
+    path.write_text('{"255": "crack", "0": "wall"}')
+    info = read_info(path)
+    assert info.class_names == ("wall", "crack") and info.dataset_ids == (0, 255)

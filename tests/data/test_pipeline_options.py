@@ -13,8 +13,11 @@ import kmaskformer as kmf
 from kmaskformer.data import transforms
 from kmaskformer.data.cache import DiskCache
 from kmaskformer.data.images import read_pair
+from kmaskformer.data.instance_folder import InstanceFolder
+from kmaskformer.data.merged import MergedSegments
 from kmaskformer.data.pipeline import evaluation_dataset, training_dataset
 from kmaskformer.data.skipping import SkippingReader
+from kmaskformer.structures import DatasetInfo
 
 CROP = [partial(transforms.random_crop, size=(4, 5))]
 
@@ -182,3 +185,55 @@ def test_large_jpegs_are_decoded_at_a_reduced_size(tmp_path):
     Image.fromarray((columns[:95] // 40).astype(np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"height 96, width 160, and .* with height 95, width 160"):
         read_pair(tmp_path / "a.jpg", tmp_path / "a.png", least_edge=40)
+
+
+def instance_files(folder):
+    for kind in ("images", "maps"):
+        (folder / kind).mkdir()
+    Image.new("RGB", (4, 3)).save(folder / "images" / "a.png")
+    Image.fromarray(np.array([[0, 1, 1, 0]] * 3, np.uint8)).save(folder / "maps" / "a.png")
+
+
+def test_a_cache_on_disk_notices_other_options_of_the_reader(tmp_path):
+    instance_files(tmp_path)
+
+    def labels(background, wrap=lambda reader: reader):
+        info = DatasetInfo("cells", ("cell", "rest"), thing_ids=(0,))
+        reader = InstanceFolder("images", "maps", info, root=tmp_path, background=background)
+        return DiskCache(SkippingReader(wrap(reader)), tmp_path / "cache")[0]["labels"].tolist()
+
+    assert labels(None) == [0] and labels(None) == [0]
+    assert labels("rest") == [1, 0]
+    assert labels("rest", MergedSegments) == [0, 1]
+
+
+def test_a_cache_on_disk_keeps_a_sample_and_never_its_substitute(tmp_path):
+    for kind in ("images", "maps"):
+        (tmp_path / kind).mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 3), (50 * number,) * 3).save(tmp_path / "images" / f"{number}.png")
+        Image.new("L", (4, 3), number % 2).save(tmp_path / "maps" / f"{number}.png")
+    (tmp_path / "maps" / "1.png").write_bytes(b"damaged")
+    reader = kmf.data.from_folders(tmp_path / "images", tmp_path / "maps", ["a", "b"])
+    for _ in range(2):  # the second run reads what the first one kept
+        dataset = training_dataset(
+            reader, batch_size=3, shuffle=False, repeat=False, on_error="skip", cache=tmp_path / "cache"
+        )
+        ((inputs, _),) = list(dataset)
+        assert [int(image[0, 0, 0]) for image in inputs["images"]] == [0, 100, 100]
+        assert list(dataset.skipped.skipped) == [1]
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["0.sample", "2.sample"]
+
+
+def test_a_cache_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    instance_files(tmp_path)
+    reader = InstanceFolder("images", "maps", DatasetInfo("cells", ("cell",), thing_ids=(0,)), root=tmp_path)
+
+    def full(*arguments):
+        raise OSError("no space left")
+
+    cache = DiskCache(reader, tmp_path / "cache")
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        cache[0]
+    assert list((tmp_path / "cache").iterdir()) == []

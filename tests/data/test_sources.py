@@ -171,3 +171,60 @@ def test_coco_files_and_prepared_datasets_by_their_own_readers(tmp_path):
     pytest.importorskip("tensorflow_datasets", reason="needs the extra `data`", exc_type=ImportError)
     with pytest.raises(FileNotFoundError, match="oxford_iiit_pet"):
         kmf.data.from_tfds("oxford_iiit_pet", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "expected"),
+    [
+        ("a a_2 b", "a_2 b", "a a_2 b"),  # one mask is missing, and none of another image is taken for it
+        ("a b c", "b_mask c_mask", "a_mask b_mask c_mask"),  # the first image's mask is missing
+        ("a a_2 b", "a_mask a_2_mask b_mask", "a_mask a_2_mask b_mask"),
+        ("1 10", "1_m 10_m", "1_m 10_m"),
+    ],
+)
+def test_the_addition_to_mask_names_is_that_of_most(tmp_path, images, masks, expected):
+    for folder, names in (("images", images), ("masks", masks)):
+        (tmp_path / folder).mkdir()
+        for name in names.split():
+            Image.new("L", (2, 2)).save(tmp_path / folder / f"{name}.png")
+    reader = kmf.data.from_folders("images", "masks", ["x"], root=tmp_path, on_error="skip")
+    pairs = {pair.image.stem: pair.labels.stem for pair in reader.pairs}
+    assert pairs == dict(zip(images.split(), expected.split(), strict=True))
+
+
+def test_a_class_cannot_mean_unlabelled(tmp_path):
+    with pytest.raises(ValueError, match=r"`ignore_value` must be no id of a class. Received: 0, which is 'soil'"):
+        kmf.data.from_examples([], ["soil", "crop"], ignore_value=0)
+    reader = kmf.data.from_examples(
+        [(np.zeros((1, 3, 3), np.uint8), np.array([[0, 1, 2]]))], {1: "soil", 2: "crop"}, ignore_value=0
+    )
+    assert reader[0]["segment_map"].tolist() == [[-1, 0, 1]]
+
+
+def test_deep_and_turned_pictures_of_examples_are_read_as_files_are(tmp_path):
+    grey = np.array([[0, 300, 4000]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    turned = Image.new("RGB", (3, 1), (9, 8, 7))
+    turned.putpixel((0, 0), (200, 0, 0))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    for name in ("deep.png", "turned.png"):
+        picture = Image.open(tmp_path / name)
+        labels = np.zeros(picture.size[::-1] if name == "deep.png" else picture.size, np.uint8)
+        pair = kmf.data.from_examples([(picture, labels), (tmp_path / name, labels)], ["x"])
+        np.testing.assert_array_equal(pair[0]["image"], pair[1]["image"])
+        assert picture.getexif().get(0x0112) == Image.open(tmp_path / name).getexif().get(0x0112)
+
+
+def test_numbers_that_do_not_fit_are_refused():
+    reader = kmf.data.from_examples([(np.zeros((1, 2, 3), np.uint8), np.array([[0, 2**32 + 1]]))], ["a", "b"])
+    with pytest.raises(ValueError, match=r"must hold numbers of 32 bits. Received: 0..4294967297"):
+        reader[0]
+
+
+def test_errors_of_the_users_function_are_its_own(tmp_path, monkeypatch):
+    (tmp_path / "my_examples.py").write_text("def load():\n    raise ValueError('row 7 has no mask')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"^row 7 has no mask$"):
+        examples_from("my_examples:load")

@@ -41,8 +41,11 @@ def finish(source: Path, output: Path) -> None:
         paths = sorted((output / "panoptic" / split).glob("[!.]*.png"))
         with written_whole(output / f"panoptic_{split}.json") as path:
             path.write_text(json.dumps(_content(paths)), encoding="utf-8")
-    if not (output / "images").exists():
-        os.symlink((source / "images").resolve(), output / "images", target_is_directory=True)
+    images = output / "images"
+    if images.is_symlink() and not images.exists():  # to a download that was moved since
+        images.unlink()
+    if not images.exists():
+        os.symlink((source / "images").resolve(), images, target_is_directory=True)
 
 
 def panoptic_map(classes: np.ndarray, instances: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:

@@ -60,7 +60,7 @@ def provide(source: Path, destination: Path) -> None:
     """Makes a file known under another path: a hard link where the file system has them, else a copy."""
     with written_whole(destination) as partial:
         try:
-            os.link(source, partial)
+            os.link(os.path.realpath(source), partial)  # of a link, the file it leads to
         except OSError:
             shutil.copyfile(source, partial)
 

@@ -48,3 +48,13 @@ def test_files_are_linked_or_copied(tmp_path, monkeypatch, links):
     provide(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_text() == "text"
     assert (tmp_path / "a").samefile(tmp_path / "b") == links
+
+
+def test_a_link_is_followed_to_its_file(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a").write_text("text")
+    (tmp_path / "download").mkdir()
+    (tmp_path / "download" / "a").symlink_to("../raw/a")
+    (tmp_path / "out" / "inner").mkdir(parents=True)
+    provide(tmp_path / "download" / "a", tmp_path / "out" / "inner" / "a")
+    assert (tmp_path / "out" / "inner" / "a").read_text() == "text"
