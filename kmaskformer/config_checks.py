@@ -40,6 +40,8 @@ _POSITIVE = (
     "data.augmentation.shortest_edges",
 )
 _NOT_NEGATIVE = (
+    "model.pixel_decoder.encoder_layers",
+    "model.transformer_decoder.encoder_layers",
     "optimizer.learning_rate",
     "optimizer.weight_decay",
     "optimizer.clip_norm",

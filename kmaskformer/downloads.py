@@ -215,9 +215,16 @@ def _checked_offset(response: Any, offset: int) -> int:
 def _write(response: Any, partial: Path, offset: int, total: int | None) -> None:
     bar = tqdm(desc=partial.stem, total=total, initial=offset, unit="B", unit_scale=True, unit_divisor=1024)
     with open(partial, "ab" if offset else "wb") as file, bar:
-        while chunk := response.read1(CHUNK_BYTES):
+        while chunk := _next_chunk(response):
             file.write(chunk)
             bar.update(len(chunk))
+
+
+def _next_chunk(response: Any) -> bytes:
+    try:
+        return response.read1(CHUNK_BYTES)
+    except OSError as error:  # of the connection, such as a broken TLS record or a lost route, not of the disk
+        raise ConnectionError(f"the connection failed: {error}") from error
 
 
 def _gave_up(url: str, path: Path, reason: str) -> DownloadError:

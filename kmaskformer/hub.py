@@ -71,7 +71,7 @@ def fetch_repository(repository: str, revision: str | None = None) -> Repository
     folder = _download(client, repository, revision, endpoint, names)
     reported = {file.rfilename: _reported_digest(file) for file in info.siblings}
     if shards := _shards(folder, names, reported):
-        _download(client, repository, revision, endpoint, shards)
+        _download(client, repository, folder.name, endpoint, shards)
         names = [*names, *shards]
     _check(folder, names, {name: digest for name, digest in reported.items() if digest}, repository)
     return RepositoryFiles(folder, info.sha or folder.name, _license(info))
@@ -105,7 +105,10 @@ def _client() -> ModuleType:
 
 
 def _download(client: ModuleType, repository: str, revision: str | None, endpoint: str | None, names: Any) -> Path:
-    """The folder of one commit that holds the files."""
+    """The folder of one commit that holds the files; its name is the commit.
+
+    The first file's decides: a branch may move between two files.
+    """
     folders = set()
     for name in names:
         try:
@@ -114,7 +117,9 @@ def _download(client: ModuleType, repository: str, revision: str | None, endpoin
             raise DownloadError(
                 f"hf://{repository}: {name} cannot be downloaded ({_first_line(error)}). {_by_hand()}"
             ) from error
-        folders.add(Path(path).parent)
+        folder = Path(path).parents[len(Path(name).parts) - 1]
+        folders.add(folder)
+        revision = folder.name
     if len(folders) > 1:
         raise DownloadError(f"hf://{repository}: the repository changed during the download. Try again.")
     return folders.pop()
@@ -125,7 +130,13 @@ def _shards(folder: Path, names: Sequence[str], listed: Any) -> list[str]:
     index = next((name for name in names if name.endswith(".index.json")), None)
     if index is None:
         return []
-    shards = sorted(set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()))
+    try:
+        shards = sorted(set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DownloadError(
+            f"{folder / index}: must be JSON with the files of the weights under `weight_map`. Received: {error!r}. "
+            "Delete it to download it anew."
+        ) from error
     absent = [name for name in shards if name not in listed]
     if absent:
         raise DownloadError(f"{folder / index}: names files that the repository has not: {', '.join(absent[:5])}")

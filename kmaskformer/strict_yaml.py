@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-_EXPONENT = re.compile(r"[-+]?\d+e[-+]?\d+", re.IGNORECASE)
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)
 
 
 class ConfigError(ValueError):
@@ -139,7 +139,7 @@ def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     if hint is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
-        return float(value)  # YAML reads 1e-4 as text, as its numbers need a dot
+        return float(value)  # YAML reads 1e-4 and 1.0e4 as text, for its numbers need a dot and a sign
     raise ConfigError(f"{where}: {name}: must be {_describe(hint)}. Received: {value!r}")
 
 

@@ -128,7 +128,9 @@ ERRORS |= {  # of test-time augmentation
     "evaluation: {metrics: [panoptic], augmentation: {shortest_edges: [64]}}": "evaluation.metrics must hold semantic",
     "evaluation: {augmentation: {shortest_edges: [0]}}": "evaluation.augmentation.shortest_edges: must be positive",
 }
-ERRORS |= {  # of tiles
+ERRORS |= {  # of tiles and numbers of layers
+    "model: {pixel_decoder: {encoder_layers: -6}}": "model.pixel_decoder.encoder_layers: must not be negative",
+    "model: {transformer_decoder: {encoder_layers: -1}}": "model.transformer_decoder.encoder_layers: must not be",
     "evaluation: {metrics: []}": "evaluation.metrics: must name what is measured",
     "evaluation: {tile_size: -1}": "evaluation.tile_size: must not be negative",
     "evaluation: {tile_size: 64, tile_overlap: 1.0}": "evaluation.tile_overlap: must be less than 1",
@@ -226,6 +228,7 @@ def test_numbers_may_have_an_exponent_without_a_dot(write):
     """YAML 1.1 reads 1e-4 as text."""
     config = load_config(write("optimizer: {learning_rate: 1e-4}"), ["optimizer.weight_decay=5E-2"])
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 0.05)
+    assert load_config(write("optimizer: {learning_rate: 1.5e4}")).optimizer.learning_rate == 15000.0
 
 
 def test_values_that_follow_from_other_sections(write):

@@ -60,7 +60,8 @@ class Hub:
         self.server.headers[path] = {"Content-Type": "application/json"}
 
     def path(self, name):
-        return f"/me/mine/resolve/{self.revision}/{name}"
+        """Where the client asks for all files but the first, whose answer tells the commit."""
+        return f"/me/mine/resolve/{COMMIT}/{name}"
 
     def downloaded(self):
         return [
@@ -99,6 +100,20 @@ def test_revision(repository):
     repository.publish()
     folder = hub.fetch_repository("me/mine", "refs/pr/1").folder
     assert (folder / "model.safetensors").read_bytes() == b"of the pull request"
+
+
+def test_all_files_are_of_the_commit_of_the_first(repository):
+    """The branch moves after it: to another commit, which the second file is not to come from."""
+    repository.server.content["/me/mine/resolve/main/model.safetensors"] = b"of the next commit"
+    assert (hub.fetch_repository("me/mine").folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_an_index_that_is_damaged(repository):
+    del repository.files["model.safetensors"]
+    repository.files["model.safetensors.index.json"] = b'{"weights": '
+    repository.publish()
+    with pytest.raises(DownloadError, match=r"index.json: must be JSON with the files of the weights"):
+        hub.fetch_repository("me/mine")
 
 
 def test_shards(repository):

@@ -49,7 +49,9 @@ def load_backbone_weights(backbone_or_model: Any, arrays_or_path: Mapping[str, n
         TypeError: If the backbone is of another kind, or the arrays are neither a mapping nor a path.
         ValueError: If the names are of no known kind, or of another backbone, or do not fit; nothing is set then.
     """
-    backbone = getattr(backbone_or_model, "backbone", backbone_or_model)
+    backbone = backbone_or_model
+    while hasattr(backbone, "backbone"):  # of a model, and of what appends coordinates
+        backbone = backbone.backbone
     if not isinstance(backbone, (ResNet, SwinTransformer)):
         raise TypeError(
             f"`backbone_or_model` must be, or have as its backbone, a ResNet or a SwinTransformer. "

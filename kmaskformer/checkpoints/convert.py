@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def load_checkpoint(
     source = Path(source)
     if source.name.endswith(KERAS_SUFFIXES) and source.is_file():
         return _load_keras(source, make_model, num_classes)
+    if _is_keras_preset(source):
+        raise ValueError(f"{source}: is a preset of this package, which kmaskformer.from_preset loads")
     if make_model is None and (source / CONFIG_FILE).is_file():
         return load_huggingface_model(source, num_classes)
     arrays = read_checkpoint(source)
@@ -60,6 +63,15 @@ def load_checkpoint(
         return model, load_weights_by_name(model, arrays, find_model_map(arrays), num_classes is not None)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
+
+
+def _is_keras_preset(folder: Path) -> bool:
+    """Whether a folder's configuration is that of a Keras object rather than of Hugging Face."""
+    file = folder / CONFIG_FILE
+    try:
+        return file.is_file() and "registered_name" in json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
 
 
 def find_model_map(names: Mapping[str, Any]) -> NameMap:

@@ -6,10 +6,12 @@ Every name map is a `NameMap`; what reading with it did is a `LoadReport`.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import mmap
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -148,25 +150,44 @@ def named_weights(layer: Any) -> dict[str, Any]:
     for variable in layer.weights:
         if "seed_generator" in variable.path:
             continue
-        inner = variable.path.partition("/")[2] if is_model else variable.path.partition(f"{layer.name}/")[2]
+        inner = variable.path.partition("/")[2] if is_model else variable.path.rpartition(f"{layer.name}/")[2]
         weights[inner if is_model else f"backbone/{inner}"] = variable
     return weights
 
 
+_zeros_wanted = contextvars.ContextVar("zeros_wanted", default=False)
+_installing = threading.Lock()
+
+
 @contextlib.contextmanager
 def zero_initializers() -> Iterator[None]:
-    """Within it, new weights are zeros: drawing 200 million random numbers takes longer than reading them."""
-    add_weight = keras.layers.Layer.add_weight
+    """Within it, new weights are zeros: drawing 200 million random numbers takes longer than reading them.
 
-    @functools.wraps(add_weight)
-    def add_zeros(layer: Any, shape: Any = None, initializer: Any = None, *arguments: Any, **options: Any) -> Any:
-        return add_weight(layer, shape, "zeros", *arguments, **options)
-
-    keras.layers.Layer.add_weight = add_zeros
+    Other threads are not concerned.
+    """
+    _install_zeros()
+    token = _zeros_wanted.set(True)
     try:
         yield
     finally:
-        keras.layers.Layer.add_weight = add_weight
+        _zeros_wanted.reset(token)
+
+
+def _install_zeros() -> None:
+    """Lets Keras ask `_zeros_wanted`, once and for good: taking it out again would race with other threads."""
+    with _installing:
+        add_weight = keras.layers.Layer.add_weight
+        if getattr(add_weight, "may_give_zeros", False):
+            return
+
+        @functools.wraps(add_weight)
+        def add_weight_or_zeros(
+            layer: Any, shape: Any = None, initializer: Any = None, *rest: Any, **named: Any
+        ) -> Any:
+            return add_weight(layer, shape, "zeros" if _zeros_wanted.get() else initializer, *rest, **named)
+
+        add_weight_or_zeros.may_give_zeros = True
+        keras.layers.Layer.add_weight = add_weight_or_zeros
 
 
 class _Plan:

@@ -81,7 +81,7 @@ class MappedArchive:
             with zipfile.ZipFile(self.path) as archive, archive.open(record) as stream:
                 # `check_expansion` bounds the declared size, and this the true one.
                 content = stream.read(record.file_size + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError) as error:
             raise self._corrupt(f"a readable record {clip(record.filename)}", str(error)) from error
         if len(content) != record.file_size:
             raise self._corrupt(f"{record.file_size} bytes of {clip(record.filename)}", f"{len(content)} bytes")

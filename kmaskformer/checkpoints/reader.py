@@ -57,9 +57,9 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, np.ndarray]:
 
     Returns:
         `{name: array}` under the names in the file, stripped of nothing but the key (`model`, `state_dict`,
-        `model_state`) under which a training script keeps its weights. The arrays are read-only views of the mapped
-        file wherever it stores them uncompressed: they take no memory until they are used, may be unaligned, and the
-        file must not be overwritten while they live. Tensors in bfloat16 have the dtype `ml_dtypes.bfloat16`.
+        `model_state`, `blobs`) under which a training script keeps its weights. The arrays are read-only views of the
+        mapped file wherever it stores them uncompressed: they take no memory until they are used, may be unaligned, and
+        the file must not be overwritten while they live. Tensors in bfloat16 have the dtype `ml_dtypes.bfloat16`.
 
     Raises:
         CheckpointError: If the path does not exist, or the file is truncated, corrupt, hostile or of another kind.

@@ -43,6 +43,16 @@ def model_from_reference_arrays(arrays: Mapping[str, np.ndarray], num_classes: i
             "Expected the names of a reference checkpoint, such as sem_seg_head.pixel_decoder.mask_features.weight. "
             f"Received {len(shapes)} names, first: {first}"
         )
+    try:
+        return _model(shapes, num_classes)
+    except KeyError as error:
+        raise ValueError(
+            f"Expected the names of one of the reference's models. Received {len(shapes)} names without {error}. Its "
+            "successors, such as Mask2Former, are other models."
+        ) from error
+
+
+def _model(shapes: Mapping[str, tuple[int, ...]], num_classes: int | None) -> SegmentationModel:
     parts: dict[str, Any] = {"backbone": _backbone(shapes), "pixel_decoder": _pixel_decoder(shapes)}
     if f"{HEAD}.weight" in shapes:
         model = PerPixelBaseline(**parts, num_classes=num_classes or shapes[f"{HEAD}.weight"][0], name="per_pixel")

@@ -111,26 +111,35 @@ def _scalar(dtype: Any, data: Any = b"") -> PickledArray:
     return PickledArray((), dtype, False, data)
 
 
-def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
-    return pairs([part for item in items for part in (item[0], item[1])])
+class _Copies:
+    """The calls that copy what they are given.
 
-
-class _Latin1Encoder:
-    """`_codecs.encode` for bytes that Python 3 pickled with protocol 2.
-
-    Every string in a file needs it once. A pickle that encodes one again and again wants to fill the memory.
+    Every string, dictionary or set in a file needs that once. A pickle that copies one again and again wants to fill
+    the memory: all copies together may have as many items as the file has bytes.
     """
 
     def __init__(self, limit: int) -> None:
         self.left = limit
 
-    def __call__(self, text: Any, encoding: Any) -> bytes:
+    def encode(self, text: Any, encoding: Any) -> bytes:
+        """`_codecs.encode`, for bytes that Python 3 pickled with protocol 2."""
         if encoding not in ("latin1", "latin-1") or not isinstance(text, str):
             raise RefusedError("_codecs.encode to anything but latin1")
-        self.left -= len(text)
-        if self.left < 0:
-            raise ValueError("more encoded bytes than the file has")
+        self._count(text)
         return text.encode("latin1")
+
+    def ordered_dict(self, items: Any = ()) -> dict[Any, Any]:
+        self._count(items)
+        return pairs([part for item in items for part in (item[0], item[1])])
+
+    def set(self, items: Any = ()) -> set[Any]:
+        self._count(items)
+        return set(pairs([part for item in items for part in (item, None)]))
+
+    def _count(self, items: Any) -> None:
+        self.left -= len(items)
+        if self.left < 0:
+            raise ValueError("more copied items than the file has bytes")
 
 
 def allowed_globals(size: int) -> dict[tuple[str, str], AllowedGlobal]:
@@ -139,17 +148,18 @@ def allowed_globals(size: int) -> dict[tuple[str, str], AllowedGlobal]:
     Args:
         size: Bytes of the pickle, which bounds what is unpacked from it.
     """
+    copies = _Copies(size)
     calls = {
         ("numpy", "ndarray"): None,
         ("numpy", "dtype"): PickledDtype,
         ("ml_dtypes", "bfloat16"): None,
-        ("collections", "OrderedDict"): _ordered_dict,
-        ("_codecs", "encode"): _Latin1Encoder(size),
+        ("collections", "OrderedDict"): copies.ordered_dict,
+        ("_codecs", "encode"): copies.encode,
         # Python 3 writes empty bytes and, with protocol 2, sets as calls.
         ("builtins", "bytes"): lambda: b"",
         ("__builtin__", "bytes"): lambda: b"",
-        ("builtins", "set"): lambda items=(): set(pairs([part for item in items for part in (item, None)])),
-        ("__builtin__", "set"): lambda items=(): set(pairs([part for item in items for part in (item, None)])),
+        ("builtins", "set"): copies.set,
+        ("__builtin__", "set"): copies.set,
     }
     for module in _NUMPY_MODULES:
         calls[f"{module}.multiarray", "_reconstruct"] = _reconstruct

@@ -100,7 +100,10 @@ def _array(path: Path, name: str, entry: dict[str, Any], content: np.ndarray) ->
     dtype = np.dtype(_DTYPES[code])
     if not is_sizes(shape) or math.prod(shape) * dtype.itemsize != end - begin:
         raise _corrupt(path, f"tensor {clip(name)} with a shape that takes {end - begin} bytes", _shape_text(shape))
-    return native(strided_view(content[begin:end], dtype.newbyteorder("<"), shape))
+    try:
+        return native(strided_view(content[begin:end], dtype.newbyteorder("<"), shape))
+    except ValueError as error:  # no elements, but sides that no array can have
+        raise _corrupt(path, f"tensor {clip(name)} with a possible shape", _shape_text(shape)) from error
 
 
 def _shape_text(shape: Any) -> str:

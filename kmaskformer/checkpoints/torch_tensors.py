@@ -44,6 +44,7 @@ _DTYPES = {
     "complex64": np.complex64,
     "complex128": np.complex128,
 }
+_MOST_AXES = 64
 
 
 @dataclass
@@ -122,7 +123,10 @@ def torch_globals(
     """
 
     def rebuild_with_dtype(storage, offset, shape, strides, requires_grad, hooks, dtype, metadata=None):
-        element = _ordered(np.dtype(_DTYPES[dtype.name.removeprefix("torch.")]), order)
+        name = dtype.name.removeprefix("torch.") if isinstance(dtype, AllowedGlobal) else None
+        if name not in _DTYPES:
+            raise ValueError("a tensor without a dtype")
+        element = _ordered(np.dtype(_DTYPES[name]), order)
         return _tensor(storage, offset, shape, strides, element, metadata)
 
     calls: dict[tuple[str, str], Callable[..., Any] | None] = {
@@ -132,7 +136,7 @@ def torch_globals(
         ("torch._utils", "_rebuild_parameter"): _parameter,
         ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
         ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
-        ("torch", "Size"): lambda sizes=(): tuple(sizes) if type(sizes) in (list, tuple) else (),
+        ("torch", "Size"): _size,
         ("torch", "device"): lambda *_: None,
         ("torch", "Tensor"): None,
         ("torch.nn.parameter", "Parameter"): None,
@@ -143,6 +147,14 @@ def torch_globals(
     if load_from_bytes is not None:
         calls["torch.storage", "_load_from_bytes"] = load_from_bytes
     return {key: AllowedGlobal(".".join(key), call) for key, call in calls.items()}
+
+
+def _size(sizes: Any = ()) -> tuple:
+    if type(sizes) not in (list, tuple):
+        return ()
+    if len(sizes) > _MOST_AXES:  # before it is copied: a small file could ask for that a million times
+        raise ValueError(f"a size with {len(sizes)} axes")
+    return tuple(sizes)
 
 
 def _rebuild(storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None) -> Tensor:

@@ -79,6 +79,14 @@ class HungarianMatcher:
         """
         return self.match_layers([outputs], targets)[0]
 
+    def count_matched(self, targets: Targets, num_queries: Any) -> Tensor:
+        """`(batch,)` float32, how many segments will be matched: all for which there is a query.
+
+        So it is known before the matching, and the class losses' denominator with it.
+        """
+        num_segments = ops.sum(ops.cast(targets["valid"], "float32"), axis=1)
+        return ops.minimum(num_segments, ops.cast(num_queries, "float32"))
+
     def match_layers(self, layers: Sequence[ModelOutputs], targets: Targets) -> Tensor:
         """Matches the predictions of several decoder layers, all solved as one batch.
 
@@ -158,6 +166,10 @@ class FixedMatcher:
         """As `HungarianMatcher.__call__`."""
         return self.match_layers([outputs], targets)[0]
 
+    def count_matched(self, targets: Targets, num_queries: Any) -> Tensor:
+        """As `HungarianMatcher.count_matched`: one segment of each class that occurs."""
+        return ops.sum(ops.cast(self._queries(targets) >= 0, "float32"), axis=1)
+
     def match_layers(self, layers: Sequence[ModelOutputs], targets: Targets) -> Tensor:
         """As `HungarianMatcher.match_layers`; all layers have the same matching, which the labels alone decide.
 
@@ -170,12 +182,14 @@ class FixedMatcher:
                 "Fixed matching needs one query per class. "
                 f"Received: {num_queries} queries and {num_logits - 1} classes"
             )
+        return ops.tile(ops.expand_dims(self._queries(targets), 0), (len(layers), 1, 1))
+
+    def _queries(self, targets: Targets) -> Tensor:
         labels = ops.where(ops.cast(targets["valid"], "bool"), ops.cast(targets["labels"], "int32"), -1)
         # Earlier segments of the same class, counted along the table.
         is_same = ops.expand_dims(labels, 1) == ops.expand_dims(labels, 2)
         num_earlier = ops.sum(ops.tril(ops.cast(is_same, "int32"), k=-1), axis=2)
-        queries = ops.where(num_earlier == 0, labels, -1)
-        return ops.tile(ops.expand_dims(queries, 0), (len(layers), 1, 1))
+        return ops.where(num_earlier == 0, labels, -1)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments: none."""

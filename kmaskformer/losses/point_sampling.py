@@ -162,6 +162,8 @@ def _neighbours(position: Tensor, size: Any) -> tuple[tuple[Tensor, Tensor], tup
 
 def _pick(maps: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """`maps[b, s, row[b, s, p], column[b, s, p]]`; `maps` may have one entry for all segments."""
-    batch, num_maps, height, width = ops.shape(maps)
-    index = ops.reshape(ops.arange(batch * num_maps, dtype="int32"), (batch, num_maps, 1))
-    return ops.take(ops.reshape(maps, (-1,)), (index * height + row) * width + column)
+    batch, num_maps, _, width = ops.shape(maps)
+    # By map and not over all of them, whose pixels may be more than 32 bits can count.
+    index = ops.reshape(row * width + column, (batch, num_maps, -1))
+    values = ops.take_along_axis(ops.reshape(maps, (batch, num_maps, -1)), index, axis=2)
+    return ops.reshape(values, ops.shape(row))

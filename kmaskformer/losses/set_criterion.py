@@ -148,11 +148,11 @@ class SetCriterion:
     def normalizers(self, targets: Targets, num_queries: Any) -> Normalizers:
         """Denominators for a batch of targets, summed over the replicas and divided by their number.
 
-        A segment is matched if there is a query left for it, so the matching need not be known.
+        The matching need not be known, for its size is.
         """
         num_segments = ops.sum(ops.cast(targets["valid"], "float32"), axis=1)
+        num_matched = self.matcher.count_matched(targets, num_queries)
         num_queries = ops.cast(num_queries, "float32")
-        num_matched = ops.minimum(num_segments, num_queries)
         class_weight = ops.sum(num_matched + self.no_object_weight * (num_queries - num_matched))
         num_masks = sum_over_replicas(ops.sum(num_segments)) / num_replicas()
         if self.ce_normalization == "global":

@@ -12,8 +12,6 @@ from kmaskformer.layers.initializers import fan_in_uniform
 from kmaskformer.layers.position_embedding import SinePositionEmbedding
 from kmaskformer.layers.transformer import TransformerEncoder
 
-LEVELS = ("res2", "res3", "res4", "res5")
-
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
 class FPNPixelDecoder(keras.layers.Layer):

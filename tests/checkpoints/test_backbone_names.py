@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from kmaskformer.backbones.coordinates import CoordinateBackbone
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SwinTransformer
 from kmaskformer.checkpoints.backbone_names import load_backbone_weights
@@ -204,6 +205,18 @@ def test_backbone_of_a_model_and_a_file(rng, tmp_path):
     kernel = keras.ops.convert_to_numpy(model.backbone.stem.convolutions[0].kernel)
     np.testing.assert_array_equal(kernel, arrays["stem.conv1.weight"].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(model.class_head.kernel), head)
+
+
+def test_backbone_of_a_model_that_appends_coordinates(rng):
+    backbone = CoordinateBackbone(make_resnet(), 4)
+    model = MaskFormer(backbone, FPNPixelDecoder(32, 16), QueryDecoder(2, 16, 2, 24, decoder_layers=1), 3)
+    model.build()
+    arrays = random_arrays(torchvision_resnet(), rng)
+    for given in (model, backbone):
+        load_backbone_weights(given, arrays)
+        kernel = keras.ops.convert_to_numpy(backbone.backbone.stem.convolutions[0].kernel)
+        np.testing.assert_array_equal(kernel, arrays["conv1.weight"].transpose(2, 3, 1, 0))
+        arrays = random_arrays(torchvision_resnet(), rng)
 
 
 @pytest.mark.parametrize("kind", ["detectron2", "microsoft"])

@@ -282,3 +282,16 @@ def test_convert_swin_large(tmp_path):
 def test_load_reference_weights_says_what_it_read(source):
     report = load_reference_weights(built("resnet"), source[1])
     assert report.summary().startswith("reference MaskFormer: ")
+
+
+def test_what_only_looks_like_a_checkpoint_of_the_reference(tmp_path):
+    (tmp_path / "config.json").write_text('{"module": "kmaskformer", "registered_name": "kmaskformer>MaskFormer"}')
+    with pytest.raises(ValueError, match=r"is a preset of this package, which kmaskformer\.from_preset loads"):
+        load_checkpoint(tmp_path)
+    mask2former = {
+        "sem_seg_head.pixel_decoder.mask_features.weight": np.zeros((8, 8, 1, 1), np.float32),
+        "sem_seg_head.predictor.class_embed.weight": np.zeros((4, 8), np.float32),
+        "backbone.stem.conv1.weight": np.zeros((8, 3, 7, 7), np.float32),
+    }
+    with pytest.raises(ValueError, match="Its successors, such as Mask2Former, are other models"):
+        model_from_reference_arrays(mask2former)

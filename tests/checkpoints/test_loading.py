@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import ml_dtypes
 import numpy as np
@@ -123,3 +126,33 @@ def test_zero_initializers():
         backbone = make_backbone()
     assert not any(np.any(keras.ops.convert_to_numpy(weight)) for weight in backbone.weights)
     assert np.any(keras.ops.convert_to_numpy(make_backbone().stem.convolutions[0].kernel))
+
+
+def test_zero_initializers_of_two_threads_end_for_both_and_concern_no_other():
+    """The first thread to begin is the first to end, and a third makes a layer meanwhile."""
+    both_began, first_ended = threading.Event(), threading.Event()
+
+    def has_values():
+        layer = keras.layers.Dense(4)
+        layer.build((None, 3))
+        return bool(np.any(keras.ops.convert_to_numpy(layer.kernel)))
+
+    def first():
+        with zero_initializers():
+            assert both_began.wait(20)
+            inside = has_values()
+        first_ended.set()
+        return inside, has_values()
+
+    def second():
+        with zero_initializers():
+            both_began.set()
+            assert first_ended.wait(20)
+            inside = has_values()
+        return inside, has_values()
+
+    with ThreadPoolExecutor(2) as pool:
+        results = [pool.submit(one) for one in (first, second)]
+        assert has_values()
+        assert [one.result() for one in results] == [(False, True), (False, True)]
+    assert has_values()

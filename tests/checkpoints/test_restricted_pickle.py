@@ -202,8 +202,18 @@ def test_encoding_one_string_again_and_again_is_refused(read, written):
     encode, raw = written.encode, written.Raw
     text = encode("x" * 100_000) + b"q\x00" + encode("latin1") + b"q\x01" + b"00"
     again = [raw(encode(written.Global("_codecs", "encode")) + b"h\x00h\x01\x86R") for _ in range(3)]
-    with pytest.raises(CheckpointError, match="more encoded bytes than the file has"):
+    with pytest.raises(CheckpointError, match="more copied items than the file has bytes"):
         read(b"\x80\x02" + text + encode(again) + b".")
+
+
+@pytest.mark.parametrize("name", [("collections", "OrderedDict"), ("builtins", "set")])
+def test_copying_one_list_again_and_again_is_refused(read, written, name):
+    encode, raw = written.encode, written.Raw
+    items = [(number % 200, 1) for number in range(5000)] if name[1] == "OrderedDict" else [1] * 5000
+    memo = encode(items) + b"q\x000"
+    again = [raw(encode(written.Global(*name)) + b"h\x00\x85R") for _ in range(300)]
+    with pytest.raises(CheckpointError, match="more copied items than the file has bytes"):
+        read(b"\x80\x02" + memo + encode(again) + b".")
 
 
 @pytest.mark.parametrize(

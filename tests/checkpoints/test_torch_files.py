@@ -187,6 +187,8 @@ def test_malformed_tensors(save, written):
     v3 = written.Global("torch._utils", "_rebuild_tensor_v3")
     for value, found in [
         (written.Call(rebuild, ("x", 0, (1,), (1,), False, None)), "a tensor without a storage"),
+        (written.Call(v3, ("x", 0, (1,), (1,), 0, None, None)), "a tensor without a dtype"),
+        (written.Call(written.Global("torch", "Size"), ([1] * 65,)), "a size with 65 axes"),
         (
             written.Call(v3, ("x", 0, (1,), (1,), 0, None, written.Global("torch", "int8"))),
             "a tensor without a storage",

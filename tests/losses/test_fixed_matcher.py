@@ -49,6 +49,14 @@ def test_matching_follows_the_labels_alone():
     np.testing.assert_array_equal(FixedMatcher().match_layers([outputs] * 2, targets), [expected] * 2)
 
 
+def test_the_class_loss_is_the_mean_where_segments_of_a_class_repeat():
+    """Both segments are of class 0: the second has no query, so that two of three queries are no-object."""
+    outputs, targets = case()
+    targets = {**targets, "labels": np.zeros((1, 2), "int32")}
+    expected = (np.log(8 / 4) + 0.1 * np.log(8 / 1) + 0.1 * np.log(4)) / 1.2
+    assert float(SetCriterion(matcher=FixedMatcher())(outputs, targets)["loss_ce"]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_compiles_under_xla():
     outputs, targets = case()
     criterion = SetCriterion(matcher=FixedMatcher())
