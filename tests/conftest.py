@@ -64,14 +64,14 @@ def official() -> ModuleType:
 
 def load_module(name: str) -> ModuleType:
     """A module of this folder, which is no package; others can import it by its name from then on."""
-    sys.modules[name] = module = load_file(REPOSITORY / "tests" / f"{name}.py", name)
-    return module
+    return load_file(REPOSITORY / "tests" / f"{name}.py", name)
 
 
 def load_file(path: Path, name: str) -> ModuleType:
     """A file of Python as a module of that name."""
     spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
+    # Known before it runs, for its dataclasses look it up.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
