@@ -100,7 +100,7 @@ def test_folders_caches_and_skipping_from_a_configuration(tmp_path):
     _, targets = next(iter(dataset))
     assert targets["segment_map"].shape == (3, 8, 8)
     assert dataset.skipped.report().startswith("1 of 3 samples")
-    assert len(list((tmp_path / "cache/train").glob("*.sample"))) == 2  # of the one that cannot be read, nothing is kept
+    assert len(list((tmp_path / "cache/train").glob("*.sample"))) == 2  # nothing of the broken one
     assert len(list(build_dataset(config, "val"))) == 2
 
 
