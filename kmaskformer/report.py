@@ -134,7 +134,7 @@ def write_comparison(folder: Path, rows: Sequence[Difference], titles: Sequence[
         titles: Names of the two.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    table = [[_blank(value) for value in (row.name, row.first, row.second, row.change)] for row in rows]
+    table = [(row.name, row.first, row.second, row.change) for row in rows]
     write_rows(folder / "comparison.csv", [["score", *titles, "change"], *table])
     first, second = ({row.name: getattr(row, side) for row in rows} for side in ("first", "second"))
     columns = main_columns(second)
@@ -154,7 +154,3 @@ def _bare(evaluator: Any) -> Any:
     while hasattr(evaluator, "evaluator"):
         evaluator = evaluator.evaluator
     return evaluator
-
-
-def _blank(value: Any) -> Any:
-    return "" if isinstance(value, float) and math.isnan(value) else value

@@ -26,6 +26,7 @@ _TRANSPOSE = {
 }
 """What makes an image upright, by the value of its EXIF orientation tag."""
 _FULL_SIZE = "kmaskformer_full_size"
+_PNG_KIND = "kmaskformer_png_kind"  # of a PNG, bits and kind of its channels
 
 
 def read_image(source: ImageSource) -> np.ndarray:
@@ -136,19 +137,12 @@ def _check_depth(image: Image.Image, source: ImageSource) -> None:
     """Refuses PNGs whose numbers Pillow changes: 2 and 4 bits of grey are stretched to 8, 16-bit colours cut to 8."""
     if image.format != "PNG":
         return
-    header = source[24:26] if isinstance(source, bytes) else _bytes_at(source, 24, 2)
-    depth, kind = header
+    depth, kind = image.info[_PNG_KIND]
     if (kind == 0 and depth in (2, 4)) or (kind in (2, 4, 6) and depth == 16):
         raise ValueError(
             f"{_name(source)}: a label map must be PNG with 8 or 16 bits of grey, or a palette. Received: {depth} bits "
             f"of {'grey' if kind == 0 else 'colour or alpha'}. Save it as 8-bit or 16-bit grey, with the same numbers."
         )
-
-
-def _bytes_at(path: str | Path, offset: int, count: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(count)
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -202,17 +196,18 @@ def _grey_to_rgb(grey: np.ndarray, where: str) -> np.ndarray:
 
 
 def _open(source: ImageSource, kind: str, least_edge: int = 0) -> Image.Image:
-    """The first frame, fully decoded, so that a truncated file is found here; its full size is in `info`."""
+    """The first frame, fully decoded, so that a truncated file is found here; more of the file is in `info`."""
     if not isinstance(source, bytes) and not os.path.isfile(source):
         raise FileNotFoundError(f"{_name(source)}: no such {kind} file. Check the path.")
     try:
-        image = Image.open(io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes()))
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        image = Image.open(io.BytesIO(content))
         full_size = image.size
         if least_edge:
             shorter = min(full_size)
             image.draft(None, tuple(-(-side * least_edge // shorter) for side in full_size))
         image.load()
-        image.info[_FULL_SIZE] = full_size
+        image.info |= {_FULL_SIZE: full_size, _PNG_KIND: content[24:26]}
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{_name(source)}: cannot be read as {kind}: its content is in no known image format. "

@@ -14,7 +14,6 @@ from keras import ops
 
 from kmaskformer.inference.instance import mask_boxes
 from kmaskformer.inference.pairs import assign_pixels, best_classes, count_pixels, large_enough, thing_flags
-from kmaskformer.inference.panoptic import panoptic_inference
 
 
 def general_semantic(
@@ -41,28 +40,6 @@ def general_semantic(
     classes = ops.take_along_axis(category_ids, ops.maximum(flat, 0), axis=1)
     class_map = ops.reshape(ops.where(flat < 0, -1, classes), ops.shape(pair_map))
     return class_map, ops.maximum(best, 0.0)
-
-
-def general_panoptic(
-    class_logits: Any,
-    mask_logits: Any,
-    thing_ids: Sequence[int],
-    object_mask_threshold: float | None = None,
-    overlap_threshold: float | None = None,
-) -> dict[str, Any]:
-    """Panoptic segmentation by general inference; each filter of panoptic inference only where it is asked for.
-
-    Args:
-        class_logits: `(batch, queries, classes + 1)`, the last is no-object.
-        mask_logits: `(batch, queries, height, width)`, at the size of the result.
-        thing_ids: Contiguous ids of the thing classes.
-        object_mask_threshold: If given, only pairs with a greater score take part.
-        overlap_threshold: If given, pairs are dropped that keep less than this part of their own mask.
-
-    Returns:
-        The map and the table of `panoptic_inference`.
-    """
-    return panoptic_inference(class_logits, mask_logits, thing_ids, object_mask_threshold, overlap_threshold)
 
 
 def general_instances(

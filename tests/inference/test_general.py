@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from keras import ops
 
-from kmaskformer.inference.general import general_instances, general_panoptic, general_semantic
+from kmaskformer.inference.general import general_instances, general_semantic
+from kmaskformer.inference.panoptic import panoptic_inference
 
 
 def numbers(results):
@@ -78,7 +79,7 @@ def test_instances_are_the_pairs_of_things(rng):
 
 def test_panoptic_has_no_filter_unless_asked(rng):
     class_logits, mask_logits = problem(rng)
-    results = numbers(general_panoptic(class_logits, mask_logits, thing_ids=(0, 1)))
+    results = numbers(panoptic_inference(class_logits, mask_logits, (0, 1), None, None))
     for image in range(2):
         owner, _, probs = best_pairs(class_logits[image], mask_logits[image])
         assert (results["panoptic_map"][image] > 0).all()
@@ -86,7 +87,7 @@ def test_panoptic_has_no_filter_unless_asked(rng):
         stuff = {probs[q].argmax() for q in np.unique(owner) if probs[q].argmax() > 1}
         assert results["valid"][image].sum() == len(things) + len(stuff)
         assert results["areas"][image].sum() == 30
-    filtered = numbers(general_panoptic(class_logits, mask_logits, (0, 1), 0.9, 0.9))
+    filtered = numbers(panoptic_inference(class_logits, mask_logits, (0, 1), 0.9, 0.9))
     assert filtered["valid"].sum() < results["valid"].sum()
     assert (filtered["scores"][filtered["valid"]] > 0.9).all()
 

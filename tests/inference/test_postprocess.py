@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from kmaskformer.inference.general import general_instances, general_panoptic, general_semantic
+from kmaskformer.inference.general import general_instances, general_semantic
 from kmaskformer.inference.instance import instance_inference
 from kmaskformer.inference.pairs import best_classes, select_queries
 from kmaskformer.inference.panoptic import panoptic_inference
@@ -52,7 +52,7 @@ def test_each_task_is_its_function():
     assert_same(Postprocess("panoptic", **options)(outputs, *SIZES), panoptic_inference(*logits, THINGS, 0.8, 0.8))
     assert_same(Postprocess("instance", **options)(outputs, *SIZES), instance_inference(*logits, THINGS))
     general = {"inference": "general", **options}
-    assert_same(Postprocess("panoptic", **general)(outputs, *SIZES), general_panoptic(*logits, THINGS))
+    assert_same(Postprocess("panoptic", **general)(outputs, *SIZES), panoptic_inference(*logits, THINGS, None, None))
     expected = general_instances(*logits, THINGS, score_threshold=0.5)
     assert_same(Postprocess("instance", **general)(outputs, *SIZES), expected)
     expected = dict(zip(("class_map", "confidence"), general_semantic(*logits), strict=True))
