@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from kmaskformer.data import targets
 from kmaskformer.data.cache import DiskCache, MemoryCache
+from kmaskformer.data.python_calls import python_function
 from kmaskformer.data.service import Service, named_function, offer, run_remotely, service_counters
 from kmaskformer.data.skipping import SkippingReader, check_on_error
 from kmaskformer.data.transforms import Transform, apply_transforms
@@ -191,7 +192,7 @@ def evaluation_dataset(
 
 
 def _can_be_read(reader: SkippingReader, index: tf.Tensor) -> tf.Tensor:
-    readable = tf.numpy_function(lambda i: reader.get(int(i)) is not None, [index], tf.bool, stateful=False)
+    readable = python_function(lambda i: reader.get(int(i)) is not None, [index], tf.bool)
     return tf.ensure_shape(readable, ())
 
 
@@ -261,7 +262,7 @@ def _loader(reader: Reader, has_overlaps: bool = False, service: Service | None 
         if service is not None:
             values = named_function(service.reader_name, [index], types)
         else:
-            values = tf.numpy_function(_read_function(reader, keys), [index], types, stateful=False)
+            values = python_function(_read_function(reader, keys), [index], types)
         sample = dict(zip(keys, values, strict=True))
         for key in keys:
             sample[key].set_shape(_SAMPLE_SHAPES[key])

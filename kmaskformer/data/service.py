@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from kmaskformer.data.python_calls import guarded
+
 _offered: dict[str, Callable[..., Any]] = {}
 _ADDRESS = re.compile(r"grpc://[^\s/:]+:\d+")
 
@@ -35,8 +37,8 @@ def offer(name: str, function: Callable[..., Any]) -> None:
     """Makes a function of NumPy arrays callable by `named_function` in graphs that this process runs."""
     from tensorflow.python.ops import script_ops  # there is no public way to choose the name
 
-    _offered[name] = function  # TensorFlow keeps a weak reference only
-    script_ops._py_funcs._funcs[name] = function
+    _offered[name] = guarded(function)  # TensorFlow keeps a weak reference only
+    script_ops._py_funcs._funcs[name] = _offered[name]
 
 
 def service_counters(count: int, start: int, repeat: bool) -> tf.data.Dataset:

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from kmaskformer.data.python_calls import python_function
 from kmaskformer.structures import Sample
 
 Nearest = Literal["floor", "center"]
@@ -33,11 +34,10 @@ def resize_window(
     """
     size = tf.convert_to_tensor(size, tf.int32)
     window = tf.concat([[0, 0], size], 0) if window is None else tf.convert_to_tensor(window, tf.int32)
-    image, segment_map = tf.numpy_function(
+    image, segment_map = python_function(
         lambda *values: _resize_window(*values, nearest),
         [sample["image"], sample["segment_map"], size, window],
         [tf.uint8, tf.int32],
-        stateful=False,
     )
     shape = tf.get_static_value(window)
     height, width = (None, None) if shape is None else shape[2:]
@@ -52,7 +52,7 @@ def resize_image(image: tf.Tensor, size: tf.Tensor | tuple[int, int]) -> tf.Tens
     """Bilinear resize of a uint8 image `(height, width, 3)` to `(height, width)`, by Pillow."""
     size = tf.convert_to_tensor(size, tf.int32)
     window = tf.concat([[0, 0], size], 0)
-    resized = tf.numpy_function(_resize_image, [image, size, window], tf.uint8, stateful=False)
+    resized = python_function(_resize_image, [image, size, window], tf.uint8)
     shape = tf.get_static_value(size)
     return tf.ensure_shape(resized, (*((None, None) if shape is None else shape), 3))
 
@@ -79,9 +79,7 @@ def choose_corner(
     def choose(*values: np.ndarray) -> np.ndarray:
         return _choose_corner(*values, largest_class, nearest)
 
-    corner = tf.numpy_function(
-        choose, [sample["segment_map"], labels, size, window_size, corners], tf.int32, stateful=False
-    )
+    corner = python_function(choose, [sample["segment_map"], labels, size, window_size, corners], tf.int32)
     return tf.ensure_shape(corner, (2,))
 
 
