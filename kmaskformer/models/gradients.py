@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keras import ops
+
 from kmaskformer.ops import replicas
 
 Tensor = Any
@@ -42,10 +44,15 @@ def terms_and_gradients(
     def of_part(part: Any) -> tuple[Terms, list[Tensor | None]]:
         with tf.GradientTape() as tape:
             terms = loss_terms(part)
-            loss = scale(sum(terms.values()))
+            loss = scale(total(terms))
         return terms, tape.gradient(loss, variables)
 
     return of_part(batch) if num_parts == 1 else _sum_over_parts(of_part, batch, variables, num_parts)
+
+
+def total(terms: Terms) -> Tensor:
+    """The sum of loss terms in their order; a chain of additions TensorFlow regroups, in each process differently."""
+    return ops.sum(ops.stack(list(terms.values())))
 
 
 def _sum_over_parts(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
 from keras import ops
 
-from kmaskformer.models.gradients import agree_on_finite, terms_and_gradients
+from kmaskformer.models.gradients import agree_on_finite, terms_and_gradients, total
 from kmaskformer.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImagePreprocessing
 from kmaskformer.ops import replicas
 from kmaskformer.structures import VOID, DatasetInfo
@@ -152,7 +153,7 @@ class SegmentationModel(keras.Model):
             self.trainable_variables,
             self.accumulation_steps,
         )
-        loss = sum(terms.values())
+        loss = total(terms)
         is_scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         gradients = agree_on_finite(loss, gradients, check_gradients=is_scaled)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
@@ -162,7 +163,7 @@ class SegmentationModel(keras.Model):
     def test_step(self, data: tuple[Any, Any]) -> dict[str, Any]:
         """The mean loss of the batches so far, without dropout or update."""
         inputs, targets = data
-        self.mean_loss.update_state(sum(self._loss_terms(inputs, targets, training=False).values()))
+        self.mean_loss.update_state(total(self._loss_terms(inputs, targets, training=False)))
         return {"loss": self.mean_loss.result()}
 
     @property
@@ -203,10 +204,12 @@ class SegmentationModel(keras.Model):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras would average a whole batch over replicas to learn its shape, which fails on bool targets and on
         # replicas of different sizes. The model needs no example: its weights depend on the configuration alone.
-        if not self.built:
-            self.build((None, None, None, 3))
-        if self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
+        strategy = getattr(self, "distribute_strategy", None)  # which TensorFlow's trainer alone has
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            if not self.built:
+                self.build((None, None, None, 3))
+            if self.optimizer is not None:
+                self.optimizer.build(self.trainable_variables)
 
     def get_build_config(self) -> dict[str, Any]:
         """Nothing is needed to build the model but its configuration."""
