@@ -23,14 +23,16 @@ import keras
 
 from kmaskformer.build import load_weights
 from kmaskformer.checkpoints.loading import zero_initializers
+from kmaskformer.checkpoints.preset_config import CONFIG, is_preset
 from kmaskformer.downloads import DigestError, file_digests
+from kmaskformer.json_files import read_json_object, read_json_object_or_empty
 from kmaskformer.model_card import model_card
 from kmaskformer.models.segmentation_model import SegmentationModel
 from kmaskformer.structures import DatasetInfo
 from kmaskformer.training.callbacks import without_optimizer
 from kmaskformer.version import __version__
 
-CONFIG, WEIGHTS, METADATA, CARD = "config.json", "model.weights.h5", "metadata.json", "README.md"
+WEIGHTS, METADATA, CARD = "model.weights.h5", "metadata.json", "README.md"
 LABELS, PREPROCESSING = "dataset_info.json", "preprocessing.json"
 _INPUT_FIELDS = ("pixel_mean", "pixel_std", "size_divisibility")
 _SIZE_FIELDS = ("shortest_edge", "longest_edge")
@@ -61,15 +63,6 @@ class PresetInfo:
         """Arguments with which `Segmenter` works as the model was evaluated."""
         names = ("shortest_edge", "longest_edge", "object_mask_threshold")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-
-def is_preset(folder: Path) -> bool:
-    """Whether a folder is one that `write_preset` made."""
-    try:
-        config = read_json(folder / CONFIG, {})
-    except ValueError:
-        return False
-    return str(config.get("registered_name", "")).startswith("kmaskformer>")
 
 
 def write_preset(model: SegmentationModel, folder: Path, info: PresetInfo, overwrite: bool = False) -> None:
@@ -114,7 +107,7 @@ def read_preset(folder: Path) -> tuple[SegmentationModel, PresetInfo]:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: the preset lacks this file. Copy or save it anew.")
-    preprocessing, metadata = (read_json(folder / name, {}) for name in (PREPROCESSING, METADATA))
+    preprocessing, metadata = (read_json_object_or_empty(folder / name) for name in (PREPROCESSING, METADATA))
     _check_digest(folder / WEIGHTS, metadata.get("weights_sha256", ""))
     with zero_initializers():  # every weight is read from the file
         model = _read_model(folder, preprocessing)
@@ -158,8 +151,8 @@ def _write_files(model: SegmentationModel, folder: Path, name: str, info: Preset
 
 
 def _read_model(folder: Path, preprocessing: dict[str, Any]) -> SegmentationModel:
-    serialized = read_json(folder / CONFIG)
-    labels = read_json(folder / LABELS)
+    serialized = read_json_object(folder / CONFIG)
+    labels = read_json_object_or_empty(folder / LABELS) or None
     try:
         serialized["config"] |= {name: preprocessing[name] for name in _INPUT_FIELDS if name in preprocessing}
         model = keras.saving.deserialize_keras_object(serialized)
@@ -187,23 +180,6 @@ def _check_digest(path: Path, expected: str) -> None:
             f"{path}: not the weights that were saved with this preset (cut off, or copied from elsewhere). Expected "
             f"SHA-256 (of {METADATA}): {expected}. Found: {found} ({path.stat().st_size} bytes). Copy it anew."
         )
-
-
-def read_json(path: Path, default: Any = None) -> Any:
-    """The object of a JSON file, or `default` where there is no such file.
-
-    Raises:
-        ValueError: If the file holds something else.
-    """
-    if not path.is_file():
-        return default
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}). Copy or save it anew.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: must hold a JSON object. Found: {type(values).__name__}. Copy or save it anew.")
-    return values
 
 
 def _write_json(path: Path, values: Any) -> None:

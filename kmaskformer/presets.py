@@ -12,14 +12,16 @@ from kmaskformer.build import build_model
 from kmaskformer.checkpoints.convert import load_checkpoint
 from kmaskformer.checkpoints.huggingface import load_huggingface_folder, read_preprocessor
 from kmaskformer.checkpoints.loading import named_weights
+from kmaskformer.checkpoints.preset_config import CONFIG, is_preset
 from kmaskformer.checkpoints.releases import Release, find_release, release_of_file, release_of_repository, releases
 from kmaskformer.config import config_from_dict
 from kmaskformer.data.label_spaces import label_space
 from kmaskformer.downloads import cache_folder, check_published, fetch
 from kmaskformer.hub import fetch_repository
+from kmaskformer.json_files import read_json_object_or_empty
 from kmaskformer.model_card import license_words
 from kmaskformer.models.segmentation_model import SegmentationModel
-from kmaskformer.preset_folder import CONFIG, PresetInfo, is_preset, read_json, read_preset, write_preset
+from kmaskformer.preset_folder import PresetInfo, read_preset, write_preset
 from kmaskformer.structures import DatasetInfo
 
 _HUB = "hf://"
@@ -251,7 +253,7 @@ def _with_classes(model: SegmentationModel, num_classes: int) -> SegmentationMod
 
 
 def _model_type(folder: Path) -> str | None:
-    return read_json(folder / CONFIG, {}).get("model_type")
+    return read_json_object_or_empty(folder / CONFIG).get("model_type")
 
 
 def _not_a_preset(folder: Path) -> str:

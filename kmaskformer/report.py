@@ -11,7 +11,7 @@ from PIL import Image
 
 from kmaskformer import charts, visualize
 from kmaskformer.data.truth import true_result
-from kmaskformer.evaluation.files import read_json, write_metrics
+from kmaskformer.evaluation.files import write_metrics
 from kmaskformer.evaluation.mean_iou import MeanIoU
 from kmaskformer.evaluation.score_tables import (
     Difference,
@@ -21,6 +21,7 @@ from kmaskformer.evaluation.score_tables import (
     write_rows,
 )
 from kmaskformer.evaluation.scored_images import ScoredImages
+from kmaskformer.json_files import read_json
 
 EXTREMES = 4
 """So many of the best images, and of the worst, are drawn."""

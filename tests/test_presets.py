@@ -19,6 +19,7 @@ import kmaskformer as kmf
 from kmaskformer import presets
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.checkpoints.loading import named_weights
+from kmaskformer.checkpoints.preset_config import is_preset
 from kmaskformer.checkpoints.reference_names import reference_parameter
 from kmaskformer.checkpoints.releases import find_release
 from kmaskformer.config import config_from_dict
@@ -27,7 +28,7 @@ from kmaskformer.hub import RepositoryFiles
 from kmaskformer.model_card import model_card
 from kmaskformer.models.pixel_decoder import FPNPixelDecoder
 from kmaskformer.models.transformer_decoder import QueryDecoder
-from kmaskformer.preset_folder import PresetInfo, is_preset
+from kmaskformer.preset_folder import PresetInfo
 
 INFO = kmf.DatasetInfo("fields", ("soil", "crop", "weed"), thing_ids=(2,), dataset_ids=(5, 6, 7), ignore_value=9)
 NAME = "maskformer_resnet50_ade20k150"
@@ -296,7 +297,7 @@ class TestDamagedFolder:
     @pytest.mark.parametrize(
         ("file", "text", "message"),
         [
-            ("config.json", "{", r"config.json: not valid JSON .* Copy or save it anew"),
+            ("config.json", "{", r"config.json: cannot be read as JSON .* Copy or save it anew"),
             ("config.json", "[]", r"config.json: must hold a JSON object. Found: list"),
             (
                 "config.json",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from kmaskformer.checkpoints.loading import (
     named_weights,
     zero_initializers,
 )
+from kmaskformer.checkpoints.preset_config import is_preset
 from kmaskformer.checkpoints.reader import read_checkpoint
 from kmaskformer.checkpoints.reference_config import model_from_reference_arrays
 from kmaskformer.checkpoints.reference_names import REFERENCE_MAP
@@ -51,7 +51,7 @@ def load_checkpoint(
     source = Path(source)
     if source.name.endswith(KERAS_SUFFIXES) and source.is_file():
         return _load_keras(source, make_model, num_classes)
-    if _is_keras_preset(source):
+    if is_preset(source):
         raise ValueError(f"{source}: is a preset of this package, which kmaskformer.from_preset loads")
     if make_model is None and (source / CONFIG_FILE).is_file():
         return load_huggingface_model(source, num_classes)
@@ -63,15 +63,6 @@ def load_checkpoint(
         return model, load_weights_by_name(model, arrays, find_model_map(arrays), num_classes is not None)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-
-
-def _is_keras_preset(folder: Path) -> bool:
-    """Whether a folder's configuration is that of a Keras object rather than of Hugging Face."""
-    file = folder / CONFIG_FILE
-    try:
-        return file.is_file() and "registered_name" in json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
 
 
 def find_model_map(names: Mapping[str, Any]) -> NameMap:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from kmaskformer.checkpoints.huggingface_config import class_names, model_from_h
 from kmaskformer.checkpoints.huggingface_names import HUGGINGFACE_MAP
 from kmaskformer.checkpoints.loading import LoadReport, load_weights_by_name, zero_initializers
 from kmaskformer.checkpoints.reader import read_checkpoint
+from kmaskformer.json_files import read_json_object
 from kmaskformer.models.maskformer import MaskFormer
 from kmaskformer.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from kmaskformer.structures import DatasetInfo
@@ -64,12 +64,12 @@ def load_huggingface_folder(folder: str | Path, num_classes: int | None = None) 
 def load_huggingface_model(folder: str | Path, num_classes: int | None = None) -> tuple[MaskFormer, LoadReport]:
     """As `load_huggingface_folder`, with the table of what went where, and no warning."""
     folder = Path(folder)
-    config = _read_json(folder / CONFIG_FILE)
+    config = read_json_object(folder / CONFIG_FILE)
     preparation = read_preprocessor(folder)
     options: dict[str, Any] = {"pixel_mean": preparation.pixel_mean, "pixel_std": preparation.pixel_std}
     same_classes = num_classes in (None, _count_classes(folder, config))
     if same_classes and (folder / DATASET_FILE).is_file():
-        options["dataset_info"] = DatasetInfo.from_dict(_read_json(folder / DATASET_FILE))
+        options["dataset_info"] = DatasetInfo.from_dict(read_json_object(folder / DATASET_FILE))
     arrays = read_checkpoint(folder)
     try:
         if same_classes:
@@ -93,7 +93,7 @@ def read_preprocessor(folder: str | Path) -> Preprocessing:
     path = Path(folder) / PREPROCESSOR_FILE
     if not path.is_file():
         return Preprocessing()
-    values = _read_json(path)
+    values = read_json_object(path)
     mean, std = _normalization(values)
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(f"{path}: image_mean and image_std must have 3 entries. Received: {mean}, {std}")
@@ -125,15 +125,3 @@ def _count_classes(folder: Path, config: Mapping[str, Any]) -> int:
         return len(class_names(config))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. A Hugging Face folder has config.json beside its weights.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: must hold an object, not {type(values).__name__}")
-    return values

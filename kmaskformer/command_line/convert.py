@@ -12,9 +12,9 @@ from kmaskformer.build import build_model
 from kmaskformer.checkpoints.convert import KERAS_SUFFIXES, load_checkpoint
 from kmaskformer.checkpoints.huggingface_export import export_to_huggingface
 from kmaskformer.checkpoints.loading import LoadReport
+from kmaskformer.checkpoints.preset_config import is_preset
 from kmaskformer.command_line.command import make_parser, one_line_errors
 from kmaskformer.config import load_config
-from kmaskformer.preset_folder import is_preset
 from kmaskformer.presets import from_preset, save_to_preset
 
 DESCRIPTION = """\

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from kmaskformer import experiment
+from kmaskformer.checkpoints.preset_config import is_preset
 from kmaskformer.config import Config
-from kmaskformer.preset_folder import is_preset
 from kmaskformer.presets import from_preset
 from kmaskformer.segmenter import Segmenter
 

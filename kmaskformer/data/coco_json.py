@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import collections
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kmaskformer.json_files import read_json
 from kmaskformer.structures import DatasetInfo
 
 
@@ -22,10 +22,7 @@ def load(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such annotation file. Check `root` and `annotations`.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error}).") from error
+    return read_json(path)
 
 
 def require_fields(path: Path, kind: str, rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> None:

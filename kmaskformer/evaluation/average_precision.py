@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from kmaskformer.evaluation.files import info_of_categories, read_instances, read_json
+from kmaskformer.evaluation.files import info_of_categories, read_instances
 from kmaskformer.evaluation.instance_records import checked_results, checked_truth
 from kmaskformer.evaluation.mean_iou import mean_or_nan
+from kmaskformer.json_files import read_json
 
 SCORE_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The official tool's twelve figures, in its order; s, m, l are small, medium and large objects."""

@@ -20,6 +20,7 @@ from PIL import Image
 
 from kmaskformer.data import coco_json
 from kmaskformer.data.run_lengths import encode_mask
+from kmaskformer.json_files import read_json
 from kmaskformer.structures import DatasetInfo
 
 _COUNTS = ("TP", "FP", "FN", "images", "failed_images")
@@ -259,17 +260,6 @@ def read_instances(path: str | Path) -> list[dict[str, Any]]:
             "segmentation. Received: other content"
         )
     return records
-
-
-def read_json(path: str | Path) -> Any:
-    """Reads a JSON file; errors name it."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such JSON file")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from error
 
 
 def file_id(image_id: Any) -> int | str:

@@ -70,14 +70,14 @@ _buffers = threading.local()
 
 
 def _scratch(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two rows of at least `size` bytes, a multiple of 8, and 0, 8, 16, ...: kept, as fresh memory would cost as much.
+    """Two rows of `size` bytes, rounded up to a multiple of 8, and 0, 8, 16, ...
 
-    Each thread has its own.
+    They are kept for the largest size so far, as fresh memory would cost as much as the rest. Each thread has its own.
     """
     size = -(-size // 8) * 8
-    if getattr(_buffers, "size", None) != size:
+    if getattr(_buffers, "size", 0) < size:
         _buffers.size, _buffers.flags, _buffers.offsets = size, np.empty((2, size), np.uint8), np.arange(0, size, 8)
-    return _buffers.flags, _buffers.offsets
+    return _buffers.flags[:, :size], _buffers.offsets
 
 
 def add_to_cells(counts: np.ndarray, cells: np.ndarray, lengths: np.ndarray) -> None:

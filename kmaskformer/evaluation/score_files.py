@@ -18,7 +18,6 @@ from kmaskformer.evaluation.files import (
     PanopticFile,
     info_of_categories,
     read_instances,
-    read_json,
     read_panoptic_file,
 )
 from kmaskformer.evaluation.instance_files import own_average_precision
@@ -27,6 +26,7 @@ from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.evaluation.label_folders import LabelPair, pair_label_maps
 from kmaskformer.evaluation.mean_iou import MeanIoU
 from kmaskformer.evaluation.panoptic_quality import PanopticQuality, check_all_listed
+from kmaskformer.json_files import read_json
 from kmaskformer.structures import VOID, DatasetInfo
 
 Metric = TypeVar("Metric", MeanIoU, PanopticQuality)

@@ -267,13 +267,13 @@ def test_preprocessor_reaches_the_model(tmp_path):
 
 
 def test_broken_folders(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config.json: no such file. A Hugging Face folder has config.json"):
+    with pytest.raises(FileNotFoundError, match=r"config.json: no such JSON file"):
         load_huggingface_folder(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json: cannot be read as JSON"):
         load_huggingface_folder(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"config.json: must hold an object, not list"):
+    with pytest.raises(ValueError, match=r"config.json: must hold a JSON object. Found: list"):
         load_huggingface_folder(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [1, 2]}')
     with pytest.raises(ValueError, match=r"image_mean and image_std must have 3 entries. Received: \[255"):

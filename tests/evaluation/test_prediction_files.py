@@ -15,6 +15,7 @@ from kmaskformer.data.label_spaces import label_space
 from kmaskformer.data.run_lengths import decode_mask
 from kmaskformer.evaluation import files
 from kmaskformer.evaluation.prediction_files import PredictionFiles
+from kmaskformer.json_files import read_json
 from kmaskformer.structures import VOID, DatasetInfo
 
 INFO = DatasetInfo("toy", ("person", "sky"), thing_ids=(0,), dataset_ids=(1, 187))
@@ -122,7 +123,7 @@ def test_names_of_any_alphabet_are_written_as_utf_8(tmp_path, monkeypatch, name)
     path = files.write_metrics({f"semantic/IoU/{name}": 0.5}, tmp_path / "metrics.csv")
     assert path.read_bytes().decode("utf-8").splitlines() == ["name,value", f"semantic/IoU/{name},0.5"]
     (tmp_path / "names.json").write_bytes(f'"{name}"'.encode())
-    assert files.read_json(tmp_path / "names.json") == name
+    assert read_json(tmp_path / "names.json") == name
 
 
 def test_summary_and_table():
@@ -139,8 +140,8 @@ def write(path, content):
 @pytest.mark.parametrize(
     ("action", "error", "message"),
     [
-        (lambda p: files.read_json(p / "a.json"), FileNotFoundError, "a.json: no such JSON file"),
-        (lambda p: files.read_json(write(p / "a.json", "{")), ValueError, "a.json: not readable as JSON"),
+        (lambda p: read_json(p / "a.json"), FileNotFoundError, "a.json: no such JSON file"),
+        (lambda p: read_json(write(p / "a.json", "{")), ValueError, "a.json: cannot be read as JSON"),
         (lambda p: files.read_panoptic_file(write(p / "a.json", [])), ValueError, "a.json: expected a COCO panoptic"),
         (
             lambda p: files.read_panoptic_file(write(p / "a.json", {"annotations": []})),
