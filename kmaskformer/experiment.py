@@ -42,7 +42,7 @@ from kmaskformer.training.callbacks import (
     save_model,
 )
 from kmaskformer.training.checkpoint import RunCheckpoint, RunState, latest_checkpoint, restore_checkpoint
-from kmaskformer.training.distribution import any_worker, distribution_strategy, is_chief
+from kmaskformer.training.distribution import any_worker, distribution_strategy, is_chief, shared_out
 from kmaskformer.training.interruption import SaveOnSignal
 from kmaskformer.training.nonfinite import WatchForNonFinite
 from kmaskformer.training.run_log import RunLog
@@ -309,7 +309,10 @@ def _fit(
     training = config.training
     # An "epoch" of fit is the stretch between two evaluations, whatever the size of the dataset.
     stretch = _stretch(config)
-    dataset = build.build_dataset(config.data, "train", first_batch=state.batch, reader=readers["train"])
+    batches = functools.partial(
+        build.build_dataset, config.data, "train", first_batch=state.batch, reader=readers["train"]
+    )
+    dataset, skipped = shared_out(model.distribute_strategy, batches, config.data.batch_size)
     checkpoints = RunCheckpoint(
         output / "checkpoints", every_steps=training.checkpoint_every or None, first_batch=state.batch
     )
@@ -336,7 +339,7 @@ def _fit(
         )
     finally:
         interruption.restore_handler()
-        _report_skipped(dataset.skipped, output)
+        _report_skipped(skipped, output)
 
 
 def _report_skipped(skipped: Any, output: Path) -> None:

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -55,6 +57,34 @@ def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
         return flag
     flags = strategy.run(lambda: tf.constant(float(flag)))
     return float(strategy.reduce("SUM", flags, axis=None)) > 0
+
+
+def shared_out(
+    strategy: tf.distribute.Strategy, make: Callable[..., tf.data.Dataset], batch_size: int
+) -> tuple[tf.data.Dataset | tf.distribute.DistributedDataset, Any]:
+    """Training batches for `fit`, of which each of several workers prepares its own part only.
+
+    Sharing one dataset, every worker would read and augment all of it.
+
+    Args:
+        strategy: The strategy that the model was made under.
+        make: Makes the endless dataset; called with `shard=(index, count)` where there are several workers.
+        batch_size: Images per batch over all replicas.
+
+    Returns:
+        The batches, and the `skipped` of this worker's dataset.
+    """
+    if not strategy.extended._in_multi_worker_mode():
+        dataset = make()
+        return dataset, dataset.skipped
+    parts = []
+
+    def part(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        parts.append(make(shard=(context.input_pipeline_id, context.num_input_pipelines)))
+        return parts[-1].rebatch(context.get_per_replica_batch_size(batch_size))
+
+    dataset = strategy.distribute_datasets_from_function(part)
+    return dataset, parts[0].skipped
 
 
 def _local_devices() -> list[tf.config.LogicalDevice]:

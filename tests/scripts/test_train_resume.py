@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +31,23 @@ SETTINGS = [
     "optimizer={schedule: {warmup_steps: 5}, ema: 0.9}",
 ]
 
+# Without dropout and statistics of a replica's own, two workers do what one process does.
+EXACT = ["model.transformer_decoder.dropout=0.0", "model.backbone.norm=frozen"]
+
 
 @pytest.fixture()
 def start(repository):
     """Starts `train.py` for a folder; processes that are left are killed."""
     processes = []
 
-    def start_one(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    def start_one(folder: Path, *arguments: str, settings: Sequence[str] = (), **environment: str) -> subprocess.Popen:
         environment = {**os.environ, "PYTHONPATH": str(repository), "KERAS_BACKEND": "tensorflow", **environment}
         command = [sys.executable, str(repository / "scripts/train.py"), "--output", str(folder), *arguments]
         command += ["--config", str(repository / "configs/shapes/panoptic/maskformer_resnet18.yaml")]
         with (folder.parent / f"{folder.name}.log").open("ab") as log:
-            process = subprocess.Popen([*command, "--set", *SETTINGS], env=environment, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                [*command, "--set", *SETTINGS, *settings], env=environment, stdout=log, stderr=log
+            )
         processes.append(process)
         return process
 
@@ -96,12 +102,13 @@ def free_ports(count: int) -> list[int]:
 def start_workers(start, folder: Path, *arguments: str) -> list[subprocess.Popen]:
     hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
     clusters = [{"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}} for index in range(2)]
-    return [start(folder, "--strategy", "multi_worker", *arguments, TF_CONFIG=json.dumps(one)) for one in clusters]
+    arguments = ["--strategy", "multi_worker", *arguments]
+    return [start(folder, *arguments, settings=EXACT, TF_CONFIG=json.dumps(one)) for one in clusters]
 
 
 def test_two_workers_train_as_one_process_and_go_on_after_one_was_killed(start, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    assert start(one).wait() == 0
+    assert start(one, settings=EXACT).wait() == 0
     workers = start_workers(start, two)
     wait_for(two / "checkpoints/step_00000004", workers[0])
     workers[1].kill()  # a scheduler restarts all of them when one is gone
@@ -111,6 +118,5 @@ def test_two_workers_train_as_one_process_and_go_on_after_one_was_killed(start, 
     assert [worker.wait() for worker in workers] == [0, 0]
     expected, received = losses(one), losses(two)
     assert sorted(received) == sorted(expected)
-    # Dropout differs between replicas; the first loss, before any update, differs by it alone.
-    np.testing.assert_allclose(list(received.values()), list(expected.values()), rtol=0.2)
+    np.testing.assert_allclose([received[step] for step in expected], list(expected.values()), rtol=1e-3)
     assert (two / "model.keras").exists() and (two / "metrics.json").exists()

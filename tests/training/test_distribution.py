@@ -8,7 +8,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from kmaskformer.training.distribution import distribution_strategy, is_chief  # noqa: E402
+from kmaskformer.training.distribution import distribution_strategy, is_chief, shared_out  # noqa: E402
 
 
 @pytest.mark.parametrize("name", [None, "none"])
@@ -61,3 +61,26 @@ def test_no_tpu(monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     with pytest.raises(RuntimeError, match=r"The strategy tpu found no TPU under the name ''. Run it on a TPU host"):
         distribution_strategy("tpu")
+
+
+def test_two_workers_with_two_replicas_each_prepare_parts_of_one_batch():
+    def make(shard=(0, 1)):
+        index, count = shard
+        part = 8 // count
+        dataset = tf.data.Dataset.range(index * part, 8).batch(part).take(1)
+        dataset.skipped = f"of worker {index}"
+        return dataset
+
+    def strategy(worker):
+        context = tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=worker, num_replicas_in_sync=4)
+        extended = types.SimpleNamespace(_in_multi_worker_mode=lambda: True)
+        return types.SimpleNamespace(extended=extended, distribute_datasets_from_function=lambda part: part(context))
+
+    pieces = []
+    for worker in range(2):
+        dataset, skipped = shared_out(strategy(worker), make, batch_size=8)
+        pieces += [piece.tolist() for piece in dataset.as_numpy_iterator()]
+        assert skipped == f"of worker {worker}"
+    assert pieces == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    whole, skipped = shared_out(distribution_strategy("none"), make, batch_size=8)
+    assert next(iter(whole)).shape == (8,) and skipped == "of worker 0"
