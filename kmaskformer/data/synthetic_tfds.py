@@ -5,10 +5,13 @@ Needs the extra `data` (`pip install kmaskformer[data]`). The scenes are those o
     builder = ShapesBuilder(data_dir="tensorflow_datasets", num_train=1000, num_validation=100)
     builder.download_and_prepare()
     dataset = builder.as_dataset(split="train")
+
+From the command line: `tfds build path/to/synthetic_tfds.py --data_dir tensorflow_datasets`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +28,22 @@ except ImportError as error:
     ) from error
 
 
+@dataclasses.dataclass(kw_only=True)
+class ShapesConfig(tfds.core.BuilderConfig):
+    """Which scenes: `(height, width)`, how many of each split, and the seed."""
+
+    name: str = dataclasses.field(init=False)
+    image_size: tuple[int, int] = (128, 128)
+    num_train: int = 1000
+    num_validation: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Files written for other arguments must not be taken for these.
+        height, width = self.image_size
+        self.name = f"{height}x{width}_{self.num_train}_{self.num_validation}_seed{self.seed}"
+
+
 class ShapesBuilder(tfds.core.GeneratorBasedBuilder):
     """Scenes of textured backgrounds and overlapping shapes, with panoptic truth.
 
@@ -33,6 +52,7 @@ class ShapesBuilder(tfds.core.GeneratorBasedBuilder):
         num_train: Number of training scenes.
         num_validation: Number of validation scenes.
         seed: The training scenes are of this seed, the validation scenes of the next.
+        config: All of these as one `ShapesConfig`, instead of them.
         **options: Options of TensorFlow Datasets' builders, such as `data_dir`.
     """
 
@@ -46,15 +66,16 @@ class ShapesBuilder(tfds.core.GeneratorBasedBuilder):
         num_train: int = 1000,
         num_validation: int = 100,
         seed: int = 0,
+        config: ShapesConfig | None = None,
         **options: Any,
     ) -> None:
+        if config is None:
+            config = ShapesConfig(image_size=image_size, num_train=num_train, num_validation=num_validation, seed=seed)
         self._readers = {
-            "train": Shapes(num_train, image_size, seed),
-            "validation": Shapes(num_validation, image_size, seed + 1),
+            "train": Shapes(config.num_train, config.image_size, config.seed),
+            "validation": Shapes(config.num_validation, config.image_size, config.seed + 1),
         }
-        # Files written for other arguments must not be taken for these.
-        config = f"{image_size[0]}x{image_size[1]}_{num_train}_{num_validation}_seed{seed}"
-        super().__init__(config=tfds.core.BuilderConfig(name=config), **options)
+        super().__init__(config=config, **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         names = list(SHAPES_INFO.class_names)

@@ -33,3 +33,15 @@ def test_message_without_the_library(monkeypatch):
     monkeypatch.delitem(sys.modules, "kmaskformer.data.synthetic_tfds", raising=False)
     with pytest.raises(ImportError, match=r"pip install kmaskformer\[data\]"):
         import kmaskformer.data.synthetic_tfds  # noqa: F401
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_builder_takes_a_config_as_tfds_build_does(tmp_path, is_given):
+    pytest.importorskip("tensorflow_datasets", reason="needs the extra `data`", exc_type=ImportError)
+    from kmaskformer.data.synthetic_tfds import ShapesBuilder, ShapesConfig
+
+    options = {"image_size": (48, 64), "num_train": 3, "num_validation": 2, "seed": 5}
+    arguments = {"config": ShapesConfig(**options)} if is_given else {"config": None, **options}
+    builder = ShapesBuilder(data_dir=tmp_path, **arguments)
+    assert builder.data_dir.endswith("kmaskformer_shapes/48x64_3_2_seed5/1.0.0")
+    assert builder.builder_config == ShapesConfig(**options)
