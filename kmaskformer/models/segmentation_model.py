@@ -140,7 +140,7 @@ class SegmentationModel(keras.Model):
 
     def train_step(self, data: tuple[Any, Any]) -> dict[str, Any]:
         """One update; returns the loss, every weighted term of it, and the gradient's norm where it is known."""
-        inputs, targets = data
+        inputs, targets = _unpacked(data)
         # Denominators follow from the targets alone: they are those of the whole batch, of all replicas.
         options = {}
         if self.accumulation_steps > 1:
@@ -162,7 +162,7 @@ class SegmentationModel(keras.Model):
 
     def test_step(self, data: tuple[Any, Any]) -> dict[str, Any]:
         """The mean loss of the batches so far, without dropout or update."""
-        inputs, targets = data
+        inputs, targets = _unpacked(data)
         self.mean_loss.update_state(total(self._loss_terms(inputs, targets, training=False)))
         return {"loss": self.mean_loss.result()}
 
@@ -274,3 +274,14 @@ def _serialize_unbuilt(layer: keras.layers.Layer) -> dict[str, Any]:
     serialized = keras.saving.serialize_keras_object(layer)
     serialized.pop("build_config", None)
     return serialized
+
+
+def _unpacked(data: Any) -> tuple[Any, Any]:
+    """Inputs and targets of what Keras hands to a step; `train_on_batch` adds a place for sample weights."""
+    inputs, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if targets is None or sample_weight is not None:
+        raise ValueError(
+            "Batches must be pairs of inputs and targets, as the datasets of this package yield; segments have no "
+            f"sample weights. Received: {'no targets' if targets is None else 'a sample weight'}"
+        )
+    return inputs, targets

@@ -221,3 +221,25 @@ def test_what_is_not_finite_shows_in_the_gradient(bad):
     assert marked[0] is None and not np.isfinite(marked[1]).all()
     np.testing.assert_array_equal(marked[2], [3.0])
     np.testing.assert_array_equal(agree_on_finite(tf.constant(1.0), [tf.ones(2)], check_gradients=True)[0], np.ones(2))
+
+
+def test_single_batches(make_model, batch):
+    """`train_on_batch` and `test_on_batch` learn from and score one batch, without a dataset."""
+    keras.utils.set_random_seed(0)
+    model = make_model()
+    model.compile(AdamW(learning_rate=1e-3), SetCriterion())
+    before = model.test_on_batch(*batch, return_dict=True)["loss"]
+    logs = [model.train_on_batch(*batch, return_dict=True) for _ in range(3)]
+    assert set(logs[0]) == {"loss", "gradient_norm", *TERMS} and int(model.optimizer.iterations) == 3
+    model.reset_metrics()
+    assert model.test_on_batch(*batch, return_dict=True)["loss"] < before
+
+
+def test_a_batch_is_a_pair(make_model, batch):
+    model = make_model()
+    model.compile(AdamW(learning_rate=1e-3), SetCriterion(), run_eagerly=True)
+    images, targets = batch
+    with pytest.raises(ValueError, match="Received: no targets"):
+        model.train_on_batch(images)
+    with pytest.raises(ValueError, match="Received: a sample weight"):
+        model.train_on_batch(images, targets, sample_weight=np.ones(2))
