@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from kmaskformer.data import targets
 from kmaskformer.data.cache import DiskCache, MemoryCache
-from kmaskformer.data.python_calls import python_function
-from kmaskformer.data.service import Service, named_function, offer, run_remotely, service_counters
+from kmaskformer.data.python_calls import call_here, call_offered, offer
+from kmaskformer.data.service import Service, run_remotely, service_counters
 from kmaskformer.data.skipping import SkippingReader, check_on_error
 from kmaskformer.data.transforms import Transform, apply_transforms
 from kmaskformer.data.wrapped_reader import has_overlaps
@@ -192,7 +192,7 @@ def evaluation_dataset(
 
 
 def _can_be_read(reader: SkippingReader, index: tf.Tensor) -> tf.Tensor:
-    readable = python_function(lambda i: reader.get(int(i)) is not None, [index], tf.bool)
+    readable = call_here(lambda i: reader.get(int(i)) is not None, [index], tf.bool)
     return tf.ensure_shape(readable, ())
 
 
@@ -260,9 +260,9 @@ def _loader(reader: Reader, has_overlaps: bool = False, service: Service | None 
 
     def load(index: tf.Tensor) -> Sample:
         if service is not None:
-            values = named_function(service.reader_name, [index], types)
+            values = call_offered(service.reader_name, [index], types)
         else:
-            values = python_function(_read_function(reader, keys), [index], types)
+            values = call_here(_read_function(reader, keys), [index], types)
         sample = dict(zip(keys, values, strict=True))
         for key in keys:
             sample[key].set_shape(_SAMPLE_SHAPES[key])

@@ -7,14 +7,10 @@ worker therefore makes a reader from the same configuration and offers it under 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from kmaskformer.data.python_calls import guarded
-
-_offered: dict[str, Callable[..., Any]] = {}
 _ADDRESS = re.compile(r"grpc://[^\s/:]+:\d+")
 
 
@@ -26,19 +22,6 @@ class Service(NamedTuple):
 
     address: str
     reader_name: str
-
-
-def named_function(name: str, inputs: Sequence[tf.Tensor], types: Sequence[tf.DType]) -> list[tf.Tensor]:
-    """Calls a Python function that the process which runs the graph has offered under `name`."""
-    return tf.raw_ops.PyFuncStateless(input=list(inputs), token=name, Tout=list(types))
-
-
-def offer(name: str, function: Callable[..., Any]) -> None:
-    """Makes a function of NumPy arrays callable by `named_function` in graphs that this process runs."""
-    from tensorflow.python.ops import script_ops  # there is no public way to choose the name
-
-    _offered[name] = guarded(function)  # TensorFlow keeps a weak reference only
-    script_ops._py_funcs._funcs[name] = _offered[name]
 
 
 def service_counters(count: int, start: int, repeat: bool) -> tf.data.Dataset:

@@ -12,10 +12,13 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from kmaskformer.data.python_calls import python_function
+from kmaskformer.data.python_calls import call_offered, offer
 from kmaskformer.structures import Sample
 
 Nearest = Literal["floor", "center"]
+_RESIZE_WINDOW, _RESIZE_IMAGE, _CHOOSE_CORNER = (
+    f"kmaskformer/{name}" for name in ("resize_window", "resize_image", "choose_corner")
+)
 
 
 def resize_window(
@@ -34,10 +37,8 @@ def resize_window(
     """
     size = tf.convert_to_tensor(size, tf.int32)
     window = tf.concat([[0, 0], size], 0) if window is None else tf.convert_to_tensor(window, tf.int32)
-    image, segment_map = python_function(
-        lambda *values: _resize_window(*values, nearest),
-        [sample["image"], sample["segment_map"], size, window],
-        [tf.uint8, tf.int32],
+    image, segment_map = call_offered(
+        _RESIZE_WINDOW, [sample["image"], sample["segment_map"], size, window, nearest], [tf.uint8, tf.int32]
     )
     shape = tf.get_static_value(window)
     height, width = (None, None) if shape is None else shape[2:]
@@ -52,7 +53,7 @@ def resize_image(image: tf.Tensor, size: tf.Tensor | tuple[int, int]) -> tf.Tens
     """Bilinear resize of a uint8 image `(height, width, 3)` to `(height, width)`, by Pillow."""
     size = tf.convert_to_tensor(size, tf.int32)
     window = tf.concat([[0, 0], size], 0)
-    resized = python_function(_resize_image, [image, size, window], tf.uint8)
+    (resized,) = call_offered(_RESIZE_IMAGE, [image, size, window], [tf.uint8])
     shape = tf.get_static_value(size)
     return tf.ensure_shape(resized, (*((None, None) if shape is None else shape), 3))
 
@@ -76,10 +77,8 @@ def choose_corner(
         first = tf.argmax(members, axis=0, output_type=tf.int32)
         labels = tf.gather(tf.pad(labels, [[0, 1]]), first)
 
-    def choose(*values: np.ndarray) -> np.ndarray:
-        return _choose_corner(*values, largest_class, nearest)
-
-    corner = python_function(choose, [sample["segment_map"], labels, size, window_size, corners], tf.int32)
+    inputs = [sample["segment_map"], labels, size, window_size, corners, float(largest_class), nearest]
+    (corner,) = call_offered(_CHOOSE_CORNER, inputs, [tf.int32])
     return tf.ensure_shape(corner, (2,))
 
 
@@ -100,10 +99,10 @@ def nearest_positions(length: int, new_length: int, start: int, count: int, near
 
 
 def _resize_window(
-    image: np.ndarray, segment_map: np.ndarray, size: np.ndarray, window: np.ndarray, nearest: Nearest
+    image: np.ndarray, segment_map: np.ndarray, size: np.ndarray, window: np.ndarray, nearest: bytes
 ) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = (
-        nearest_positions(old, int(new), int(start), int(count), nearest)
+        nearest_positions(old, int(new), int(start), int(count), nearest.decode())
         for old, new, start, count in zip(segment_map.shape, size, window[:2], window[2:], strict=True)
     )
     # Whole rows first: they are copied as blocks.
@@ -128,13 +127,13 @@ def _choose_corner(
     size: np.ndarray,
     window_size: np.ndarray,
     corners: np.ndarray,
-    largest_class: float,
-    nearest: Nearest,
+    largest_class: np.ndarray,
+    nearest: bytes,
 ) -> np.ndarray:
     classes = np.append(labels, 0)  # the entry that VOID reads; such pixels are not counted
     for corner in corners:
         rows, columns = (
-            nearest_positions(old, int(new), int(start), int(count), nearest)
+            nearest_positions(old, int(new), int(start), int(count), nearest.decode())
             for old, new, start, count in zip(segment_map.shape, size, corner, window_size, strict=True)
         )
         window = segment_map[rows].take(columns, axis=1)
@@ -142,3 +141,8 @@ def _choose_corner(
         if np.count_nonzero(areas) > 1 and areas.max() < areas.sum() * largest_class:
             return corner
     return corners[-1]
+
+
+offer(_RESIZE_WINDOW, _resize_window)
+offer(_RESIZE_IMAGE, _resize_image)
+offer(_CHOOSE_CORNER, _choose_corner)

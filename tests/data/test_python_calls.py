@@ -14,6 +14,15 @@ reader = Shapes(100, image_size=(64, 64))
 next(batches)
 print("read")
 """
+SLOW = """
+import time
+class Slow(Shapes):
+    def __getitem__(self, index):
+        time.sleep(0.3)
+        return super().__getitem__(index)
+reader = Slow(1000, image_size=(64, 64))
+batches = iter(kmf.data.training_dataset(reader, batch_size=8, image_size=(64, 64)))
+"""
 PIPELINES = {
     "training": "batches = iter(kmf.data.training_dataset(reader, batch_size=4, image_size=(64, 64)))",
     "finite": "batches = iter(kmf.data.training_dataset(reader, batch_size=4, image_size=(64, 64), repeat=False))",
@@ -27,3 +36,9 @@ def test_script_that_holds_an_iterator_ends(pipeline):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0 and result.stdout == "read\n"
     assert "Traceback" not in result.stderr
+
+
+def test_a_pipeline_too_slow_to_wait_for_is_ended():
+    command = [sys.executable, "-c", SCRIPT.format(SLOW)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and result.stdout == "read\n"

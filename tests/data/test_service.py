@@ -58,7 +58,7 @@ def start(repository, *arguments) -> tuple[subprocess.Popen, str]:
 def test_one_line_of_the_configuration_moves_the_pipeline_to_other_processes(repository):
     path = str(repository / "configs/shapes/panoptic/maskformer_resnet18.yaml")
     settings = ["data.image_size=[48, 48]", "data.train={count: 12, seed: 1}", "data.batch_size=4"]
-    settings += ["data.augmentation={crop: [48, 48]}"]
+    settings += ["data.augmentation={crop: [40, 40]}"]
     processes = []
     try:
         dispatcher, line = start(repository, "dispatcher", "--port", "0")
@@ -79,4 +79,4 @@ def test_one_line_of_the_configuration_moves_the_pipeline_to_other_processes(rep
             process.wait()
     assert len(set(received)) == 24, "augmentation gives each visit of an image another look"
     assert set(received) <= known
-    assert np.frombuffer(received[0], np.uint8).size == 48 * 48 * 3
+    assert np.frombuffer(received[0], np.uint8).size == 40 * 40 * 3
