@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 BACKBONE = "backbone"
@@ -146,12 +147,16 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
         index = self._get_variable_index(variable)
         gradient = ops.cast(gradient, variable.dtype)
         rate = ops.cast(learning_rate, "float32") * self._multipliers[index]
+        self.apply_update(gradient, variable, index, rate)
+        if self.use_ema:
+            self._average(self._model_variables_moving_average[index], variable)
+
+    def apply_update(self, gradient: Any, variable: Any, index: int, rate: Any) -> None:
+        """Sets `variable` and what is kept about it, with the group's learning rate `rate`."""
         values = self.new_values(gradient, variable, index, rate)
         is_good = ops.isfinite(self._gradient_norm) if self.skip_nonfinite else None
         for target, value in values:
             self.assign(target, value if is_good is None else ops.where(is_good, value, target))
-        if self.use_ema:
-            self._average(self._model_variables_moving_average[index], variable)
 
     def new_values(self, gradient: Any, variable: Any, index: int, rate: Any) -> list[tuple[Any, Any]]:
         """What an update sets: pairs of a variable and its new value, with the group's learning rate `rate`."""
@@ -246,6 +251,43 @@ class AdamW(GroupedOptimizer):
         super().build(variables)
         slots = self.add_optimizer_variables(variables, ["momentum", "velocity"])
         self._momentums, self._velocities = slots
+
+    def apply_update(self, gradient: Any, variable: Any, index: int, rate: Any) -> None:
+        if keras.backend.backend() == "tensorflow" and not self.skip_nonfinite:
+            self._apply_in_one_operation(gradient, variable, index, rate)
+        else:
+            super().apply_update(gradient, variable, index, rate)
+
+    def _apply_in_one_operation(self, gradient: Any, variable: Any, index: int, rate: Any) -> None:
+        """The same update by TensorFlow's kernel, which reads and writes each number once instead of in 15 passes.
+
+        It computes `p <- p - lr * m / (sqrt(v) + epsilon)`. Its own bias correction is off by 1e-5 for the first steps:
+        it is switched off, and put into the learning rate and epsilon.
+        """
+        import tensorflow as tf
+
+        # The kernel takes 1 - beta of the rounded beta; for 0.999 that is off by 1.3e-5, as the correction must be.
+        beta_1, beta_2 = (float(np.float32(beta)) for beta in (self.beta_1, self.beta_2))
+
+        if self._decays[index] > 0:
+            variable.assign_sub(ops.cast(rate * self._decays[index], variable.dtype) * variable)
+        root = ops.sqrt(self._bias_correction(beta_2))
+        constants = {
+            "lr": rate * root / self._bias_correction(beta_1),
+            "epsilon": self.epsilon * root,
+            "beta1_power": 0.0,
+            "beta2_power": 0.0,
+            "beta1": beta_1,
+            "beta2": beta_2,
+        }
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            grad=gradient,
+            use_locking=True,
+            **{name: tf.cast(value, variable.dtype) for name, value in constants.items()},
+        )
 
     def new_values(self, gradient: Any, variable: Any, index: int, rate: Any) -> list[tuple[Any, Any]]:
         dtype = variable.dtype
