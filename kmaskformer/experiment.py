@@ -72,7 +72,8 @@ def train(
 
     Raises:
         FileExistsError: If `output` holds a run already and `resume` is not asked for.
-        ValueError: If `output` holds the run of another configuration, or data and model do not fit.
+        ValueError: If `output` holds the run of another configuration, data and model do not fit, or a batch cannot be
+            shared out among workers.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         TrainingInterrupted: If the process is told to end (SIGTERM); a checkpoint has been saved.
     """
@@ -81,6 +82,11 @@ def train(
         # Each process would get a stream of its own, in an order of its own, of which it keeps a part.
         raise ValueError("data.service feeds one training process; leave it out with the strategy multi_worker")
     devices = distribution_strategy(strategy)  # first: a cluster is to be configured before TensorFlow does anything
+    if strategy == "multi_worker" and config.data.batch_size % devices.num_replicas_in_sync:
+        raise ValueError(
+            f"data.batch_size must be a multiple of the number of replicas, {devices.num_replicas_in_sync}. "
+            f"Received: {config.data.batch_size}"
+        )
     if is_chief(devices):
         _check_unclaimed(output, config, resume)
     set_seed(config.training.seed, config.training.deterministic)
@@ -312,7 +318,8 @@ def _fit(
     batches = functools.partial(
         build.build_dataset, config.data, "train", first_batch=state.batch, reader=readers["train"]
     )
-    dataset, skipped = shared_out(model.distribute_strategy, batches, config.data.batch_size)
+    is_of_one_size = bool(config.data.augmentation.crop)
+    dataset, skipped = shared_out(model.distribute_strategy, batches, config.data.batch_size, is_of_one_size)
     checkpoints = RunCheckpoint(
         output / "checkpoints", every_steps=training.checkpoint_every or None, first_batch=state.batch
     )
@@ -339,15 +346,16 @@ def _fit(
         )
     finally:
         interruption.restore_handler()
-        _report_skipped(skipped, output)
+        _report_skipped(skipped, output, is_chief(model.distribute_strategy))
 
 
-def _report_skipped(skipped: Any, output: Path) -> None:
+def _report_skipped(skipped: Any, output: Path, is_chief: bool) -> None:
     """Count and list of the samples that `data.on_error: skip` left out."""
     report = skipped.report() if skipped else ""
     if report:
         (output / SKIPPED_FILE).write_text(report + "\n", encoding="utf-8")
-        warnings.warn(f"{report.splitlines()[0]} See {output / SKIPPED_FILE}", stacklevel=2)
+        # The folder of a second worker is thrown away.
+        warnings.warn(f"{report.splitlines()[0]} See {output / SKIPPED_FILE}" if is_chief else report, stacklevel=2)
 
 
 def _stretch(config: Config) -> int:

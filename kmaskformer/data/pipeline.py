@@ -107,7 +107,8 @@ def training_dataset(
         on_error: `"raise"` stops at a sample that cannot be read; `"skip"` takes the next one in its place and lists it
             in the dataset's `skipped`.
         shard: `(index, count)` of this process among several that share each batch of `batch_size`: it prepares its
-            part of every batch and nothing else, so that their parts together are the batch of one process. Use it in
+            part of every batch and nothing else, so that their parts together are the batch of one process, if it has a
+            fixed `image_size`: without, parts are padded to their own largest image. Use it in
             `strategy.distribute_datasets_from_function`.
         service: Where samples are read and augmented, if not here. They are the same, but come in another order.
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-_QUIET_SECONDS = 0.1  # a pipeline that has not called for so long has filled its buffers
+_QUIET_SECONDS = 0.3  # a pipeline that has not called for so long has filled its buffers, as a rule
 _FILLING_SECONDS = 3.0  # what pipelines have to fill their buffers; TensorFlow prints errors of calls that are refused
 _ENDING_SECONDS = 10.0  # a reader that hangs must not hold up the exit
 
@@ -56,7 +56,7 @@ class _Calls:
     def _becomes_quiet(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while not (is_quiet := self._is_quiet()) and time.monotonic() < deadline:
-            time.sleep(_QUIET_SECONDS / 10)
+            time.sleep(_QUIET_SECONDS / 30)
         return is_quiet
 
     def _change(self, by: int) -> None:

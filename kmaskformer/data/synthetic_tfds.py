@@ -6,7 +6,7 @@ Needs the extra `data` (`pip install kmaskformer[data]`). The scenes are those o
     builder.download_and_prepare()
     dataset = builder.as_dataset(split="train")
 
-From the command line: `tfds build path/to/synthetic_tfds.py --data_dir tensorflow_datasets`.
+From the command line, with the default arguments: `tfds build path/to/synthetic_tfds.py`.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class ShapesBuilder(tfds.core.GeneratorBasedBuilder):
     ) -> None:
         if config is None:
             config = ShapesConfig(image_size=image_size, num_train=num_train, num_validation=num_validation, seed=seed)
+        elif not isinstance(config, ShapesConfig):
+            raise TypeError(f"`config` must be a ShapesConfig. Received: {config!r}")
         self._readers = {
             "train": Shapes(config.num_train, config.image_size, config.seed),
             "validation": Shapes(config.num_validation, config.image_size, config.seed + 1),

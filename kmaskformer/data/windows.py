@@ -77,7 +77,8 @@ def choose_corner(
         first = tf.argmax(members, axis=0, output_type=tf.int32)
         labels = tf.gather(tf.pad(labels, [[0, 1]]), first)
 
-    inputs = [sample["segment_map"], labels, size, window_size, corners, float(largest_class), nearest]
+    share = tf.constant(largest_class, tf.float64)  # in float32 0.6 is more than six tenths
+    inputs = [sample["segment_map"], labels, size, window_size, corners, share, nearest]
     (corner,) = call_offered(_CHOOSE_CORNER, inputs, [tf.int32])
     return tf.ensure_shape(corner, (2,))
 

@@ -75,7 +75,7 @@ def _scratch(size: int) -> tuple[np.ndarray, np.ndarray]:
     They are kept for the largest size so far, as fresh memory would cost as much as the rest. Each thread has its own.
     """
     size = -(-size // 8) * 8
-    if getattr(_buffers, "size", 0) < size:
+    if getattr(_buffers, "size", -1) < size:
         _buffers.size, _buffers.flags, _buffers.offsets = size, np.empty((2, size), np.uint8), np.arange(0, size, 8)
     return _buffers.flags[:, :size], _buffers.offsets
 

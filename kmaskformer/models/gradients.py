@@ -82,7 +82,7 @@ def _sum_over_parts(
         maximum_iterations=num_parts,
     )
     terms = dict(zip(names, tf.unstack(tf.reduce_sum(rows.stack(), axis=0), num=len(names)), strict=True))
-    return terms, [total if used else None for total, used in zip(sums, is_used, strict=True)]
+    return terms, [summed if used else None for summed, used in zip(sums, is_used, strict=True)]
 
 
 def _split(values: Tensor, num_parts: int) -> Tensor:

@@ -60,21 +60,23 @@ def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
 
 
 def shared_out(
-    strategy: tf.distribute.Strategy, make: Callable[..., tf.data.Dataset], batch_size: int
+    strategy: tf.distribute.Strategy, make: Callable[..., tf.data.Dataset], batch_size: int, is_of_one_size: bool = True
 ) -> tuple[tf.data.Dataset | tf.distribute.DistributedDataset, Any]:
     """Training batches for `fit`, of which each of several workers prepares its own part only.
 
-    Sharing one dataset, every worker would read and augment all of it.
+    Sharing one dataset, every worker reads and augments all of it. That is the price where images differ in size: a
+    part alone would be padded less than the whole batch, and losses that are means over pixels would differ.
 
     Args:
         strategy: The strategy that the model was made under.
         make: Makes the endless dataset; called with `shard=(index, count)` where there are several workers.
         batch_size: Images per batch over all replicas.
+        is_of_one_size: Whether all batches have one image size.
 
     Returns:
         The batches, and the `skipped` of this worker's dataset.
     """
-    if not strategy.extended._in_multi_worker_mode():
+    if not strategy.extended._in_multi_worker_mode() or not is_of_one_size:
         dataset = make()
         return dataset, dataset.skipped
     parts = []

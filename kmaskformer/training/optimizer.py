@@ -253,7 +253,9 @@ class AdamW(GroupedOptimizer):
         self._momentums, self._velocities = slots
 
     def apply_update(self, gradient: Any, variable: Any, index: int, rate: Any) -> None:
-        if keras.backend.backend() == "tensorflow" and not self.skip_nonfinite:
+        # The kernel takes 1 - beta in the variable's type, which in bfloat16 would be 0.
+        has_kernel = keras.backend.backend() == "tensorflow" and variable.dtype in ("float32", "float64")
+        if has_kernel and not self.skip_nonfinite:
             self._apply_in_one_operation(gradient, variable, index, rate)
         else:
             super().apply_update(gradient, variable, index, rate)

@@ -55,15 +55,22 @@ def run(optimizer, variables, gradients) -> None:
         optimizer.apply_gradients([(ops.convert_to_tensor(gradient), variable) for variable in variables])
 
 
-def test_adamw_equals_the_float64_update_for_tiny_gradients(rng):
+@pytest.mark.parametrize("skip_nonfinite", [False, True])
+def test_adamw_equals_the_float64_update_for_tiny_gradients(rng, skip_nonfinite):
     weights, gradients = small_gradients(rng)
     variables = Variables(weights)
-    optimizer = AdamW(1e-3, weight_decay=0.05, clip_norm=None, backbone_multiplier=0.1)
-    run(optimizer, variables, gradients)
+    options = {"clip_norm": None, "backbone_multiplier": 0.1, "skip_nonfinite": skip_nonfinite}
+    run(AdamW(1e-3, weight_decay=0.05, **options), variables, gradients)
     for variable, rate in ((variables.backbone, 1e-4), (variables.head, 1e-3)):
         expected = reference_adamw(weights, gradients, rate, 0.05)
         np.testing.assert_allclose(ops.convert_to_numpy(variable), expected, rtol=1e-6)
         assert np.abs(expected - weights).min() > 0.1 * rate
+
+
+def test_adamw_of_bfloat16_weights_moves_by_the_learning_rate():
+    variable = keras.Variable(np.ones(4), dtype="bfloat16")
+    run(AdamW(0.25, weight_decay=0.0, clip_norm=None), [variable], [np.ones(4, "float32")])
+    np.testing.assert_allclose(ops.convert_to_numpy(ops.cast(variable, "float32")), 0.75, rtol=0.02)
 
 
 def test_gradients_as_small_as_epsilon(rng):
