@@ -92,7 +92,7 @@ def draw(recorder: Recorder, path: str) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.5))
     axes[0].plot(recorder.memory)
-    axes[0].set(xlabel="step", ylabel="resident memory, MiB", ylim=(0, None))
+    axes[0].set(xlabel="step", ylabel="resident memory, MiB", ylim=(0, 1.2 * max(recorder.memory)))
     axes[1].plot([1000 * seconds for seconds in recorder.seconds], ".", markersize=2)
     axes[1].set(xlabel="step", ylabel="ms a step", ylim=(0, 3000 * statistics.median(recorder.seconds)))
     figure.tight_layout()
