@@ -152,7 +152,7 @@ def _write_files(model: SegmentationModel, folder: Path, name: str, info: Preset
 
 def _read_model(folder: Path, preprocessing: dict[str, Any]) -> SegmentationModel:
     serialized = read_json_object(folder / CONFIG)
-    labels = read_json_object_or_empty(folder / LABELS) or None
+    labels = read_json_object(folder / LABELS) if (folder / LABELS).is_file() else None
     try:
         serialized["config"] |= {name: preprocessing[name] for name in _INPUT_FIELDS if name in preprocessing}
         model = keras.saving.deserialize_keras_object(serialized)

@@ -64,7 +64,10 @@ def load_huggingface_folder(folder: str | Path, num_classes: int | None = None) 
 def load_huggingface_model(folder: str | Path, num_classes: int | None = None) -> tuple[MaskFormer, LoadReport]:
     """As `load_huggingface_folder`, with the table of what went where, and no warning."""
     folder = Path(folder)
-    config = read_json_object(folder / CONFIG_FILE)
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. A Hugging Face folder has config.json beside its weights.")
+    config = read_json_object(path)
     preparation = read_preprocessor(folder)
     options: dict[str, Any] = {"pixel_mean": preparation.pixel_mean, "pixel_std": preparation.pixel_std}
     same_classes = num_classes in (None, _count_classes(folder, config))

@@ -48,7 +48,7 @@ class _Calls:
         """Returns when no function runs or comes; where that takes long, after refusing those that come."""
         if not self._last_change:
             return
-        self._change(0)
+        self._change(0)  # quiet is counted from now on: a thread may be between two calls
         if not self._becomes_quiet(_FILLING_SECONDS):
             self._closed = True
             self._becomes_quiet(_ENDING_SECONDS)

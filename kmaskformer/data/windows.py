@@ -16,9 +16,9 @@ from kmaskformer.data.python_calls import call_offered, offer
 from kmaskformer.structures import Sample
 
 Nearest = Literal["floor", "center"]
-_RESIZE_WINDOW, _RESIZE_IMAGE, _CHOOSE_CORNER = (
-    f"kmaskformer/{name}" for name in ("resize_window", "resize_image", "choose_corner")
-)
+_RESIZE_WINDOW = "kmaskformer/resize_window"
+_RESIZE_IMAGE = "kmaskformer/resize_image"
+_CHOOSE_CORNER = "kmaskformer/choose_corner"
 
 
 def resize_window(

@@ -60,7 +60,7 @@ def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
 
 
 def shared_out(
-    strategy: tf.distribute.Strategy, make: Callable[..., tf.data.Dataset], batch_size: int, is_of_one_size: bool = True
+    strategy: tf.distribute.Strategy, make: Callable[..., tf.data.Dataset], batch_size: int, is_of_one_size: bool
 ) -> tuple[tf.data.Dataset | tf.distribute.DistributedDataset, Any]:
     """Training batches for `fit`, of which each of several workers prepares its own part only.
 

@@ -267,7 +267,7 @@ def test_preprocessor_reaches_the_model(tmp_path):
 
 
 def test_broken_folders(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config.json: no such JSON file"):
+    with pytest.raises(FileNotFoundError, match=r"config.json: no such file. A Hugging Face folder has config.json"):
         load_huggingface_folder(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json: cannot be read as JSON"):

@@ -78,9 +78,10 @@ def test_two_workers_with_two_replicas_each_prepare_parts_of_one_batch():
 
     pieces = []
     for worker in range(2):
-        dataset, skipped = shared_out(strategy(worker), make, batch_size=8)
+        dataset, skipped = shared_out(strategy(worker), make, batch_size=8, is_of_one_size=True)
         pieces += [piece.tolist() for piece in dataset.as_numpy_iterator()]
         assert skipped == f"of worker {worker}"
     assert pieces == [[0, 1], [2, 3], [4, 5], [6, 7]]
-    whole, skipped = shared_out(distribution_strategy("none"), make, batch_size=8)
-    assert next(iter(whole)).shape == (8,) and skipped == "of worker 0"
+    for workers, is_of_one_size in ((distribution_strategy("none"), True), (strategy(1), False)):
+        whole, skipped = shared_out(workers, make, batch_size=8, is_of_one_size=is_of_one_size)
+        assert next(iter(whole)).shape == (8,) and skipped == "of worker 0"
