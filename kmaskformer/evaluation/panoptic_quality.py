@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kmaskformer.evaluation.id_places import places_of
 from kmaskformer.evaluation.joint_runs import add_to_cells, joint_runs
 from kmaskformer.evaluation.mean_iou import checked_class_names, mean_or_nan
 from kmaskformer.evaluation.state import checked_state
@@ -221,26 +222,24 @@ def _overlaps(
     predicted_map: np.ndarray, predicted: SegmentTable, true_map: np.ndarray, true: SegmentTable
 ) -> _Overlaps:
     true_ids, predicted_ids, lengths = joint_runs(true_map, predicted_map)
-    rows, columns = _rows_of(true_ids, true.ids), _rows_of(predicted_ids, predicted.ids)
-    counts = np.zeros((true.ids.size + 1, predicted.ids.size + 1), np.int64)
-    add_to_cells(counts, rows * counts.shape[1] + columns, lengths)
-    void = np.zeros(counts.shape[1], np.int64)
-    unlabelled = true_ids == _VOID_ID
-    np.add.at(void, columns[unlabelled], lengths[unlabelled])
-    areas = counts.sum(axis=0)[:-1]
-    _check_same_segments(predicted.ids, areas, predicted_ids[columns == predicted.ids.size])
-    true_pixels = counts.sum(axis=1)[:-1]
+    # Void is a row and a column of the counts, in the tables or not; the last of each are of ids that are neither.
+    rows, columns = _with_void(true.ids), _with_void(predicted.ids)
+    counts = np.zeros((rows.size + 1, columns.size + 1), np.int64)
+    places = places_of(predicted_ids, columns)
+    add_to_cells(counts, places_of(true_ids, rows) * counts.shape[1] + places, lengths)
+    if counts[:, -1].any():
+        check_all_listed(predicted_ids[places == columns.size])
+    areas = counts.sum(axis=0)[: predicted.ids.size]
+    _check_all_present(predicted.ids, areas)
+    true_pixels = counts.sum(axis=1)[: true.ids.size]
     _check_stated_areas(true, true_pixels)
     true_areas = np.where((true.areas >= 0) & ~true.is_crowd, true.areas, true_pixels)
-    return _Overlaps(counts[:-1, :-1], void[:-1], true_areas, areas)
+    counts = counts[:, : predicted.ids.size]
+    return _Overlaps(counts[: true.ids.size], counts[rows.tolist().index(_VOID_ID)], true_areas, areas)
 
 
-def _rows_of(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Index into `ids` of each value; `len(ids)` where it is not among them."""
-    order = np.argsort(ids)
-    places = np.searchsorted(ids, values, sorter=order)
-    rows = np.append(order, ids.size)[places]
-    return np.where(np.append(ids, -1)[rows] == values, rows, ids.size)
+def _with_void(ids: np.ndarray) -> np.ndarray:
+    return ids if _VOID_ID in ids else np.append(ids, _VOID_ID)
 
 
 def _crowd_overlap(predicted: SegmentTable, true: SegmentTable, pairs: np.ndarray) -> np.ndarray:
@@ -252,8 +251,7 @@ def _crowd_overlap(predicted: SegmentTable, true: SegmentTable, pairs: np.ndarra
     return overlap
 
 
-def _check_same_segments(ids: np.ndarray, areas: np.ndarray, unlisted: np.ndarray) -> None:
-    check_all_listed(unlisted)
+def _check_all_present(ids: np.ndarray, areas: np.ndarray) -> None:
     absent = ids[areas == 0]
     if absent.size:
         raise ValueError(
