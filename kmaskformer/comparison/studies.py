@@ -78,16 +78,29 @@ class Dataset:
     overrides: tuple[str, ...] = ()
 
 
+_SHORT = (
+    "model.backbone.channels=[32, 64, 128, 256]",
+    "training.steps=800",
+    "training.evaluate_every=400",
+    "training.checkpoint_every=400",
+)
+"""What makes nine runs on a dataset a matter of an hour on two CPU cores instead of days; equal for all variants."""
+
+
 def _shapes(classes: int) -> Dataset:
-    overrides = (f"data.generated_classes={classes}", f"model.num_classes={classes}")
-    return Dataset(f"shapes-{classes}", "configs/shapes/semantic/maskformer_resnet18.yaml", overrides)
+    overrides = (f"data.generated_classes={classes}", f"model.num_classes={classes}", "data.val.count=100")
+    return Dataset(f"shapes-{classes}", "configs/shapes/semantic/maskformer_resnet18.yaml", (*overrides, *_SHORT))
+
+
+def _photographs(name: str, config: str, crop: str) -> Dataset:
+    return Dataset(name, config, (f"data.augmentation.crop={crop}", *_SHORT))
 
 
 DATASETS = {
     dataset.name: dataset
     for dataset in (
-        Dataset("camvid", "configs/camvid/semantic/maskformer_resnet18.yaml"),
-        Dataset("dubai", "configs/dubai_aerial/semantic/maskformer_resnet18.yaml"),
+        _photographs("camvid", "configs/camvid/semantic/maskformer_resnet18.yaml", "[96, 128]"),
+        _photographs("dubai", "configs/dubai_aerial/semantic/maskformer_resnet18.yaml", "[96, 96]"),
         _shapes(20),
         _shapes(60),
         _shapes(150),
