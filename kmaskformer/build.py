@@ -21,6 +21,7 @@ from kmaskformer.backbones import adapters  # noqa: F401 (a model file may hold 
 from kmaskformer.backbones.coordinates import CoordinateBackbone
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinTransformer
+from kmaskformer.checkpoints.backbone_names import load_backbone_weights
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
 from kmaskformer.evaluation.instance_evaluator import InstanceEvaluator
 from kmaskformer.evaluation.semantic_evaluators import (
@@ -65,12 +66,13 @@ def build_model(config: configs.ModelConfig, dataset_info: DatasetInfo | None = 
         dataset_info: Names, colours and things of the classes.
 
     Returns:
-        The model, with all weights created, and read from `config.weights` where that is set.
+        The model, with all weights created, and read from `config.weights`, or those of the backbone from
+        `config.backbone.weights`, where that is set.
 
     Raises:
         ValueError: If `dataset_info` has another number of classes than the model, or a `per_pixel_plus` model has not
             one query per class.
-        FileNotFoundError: If `config.weights` names no file.
+        FileNotFoundError: If `config.weights` or `config.backbone.weights` names no file.
     """
     backbone = _build_backbone(config.backbone, config.precision)
     divisibility = config.size_divisibility
@@ -93,6 +95,8 @@ def build_model(config: configs.ModelConfig, dataset_info: DatasetInfo | None = 
     model.build((None, None, None, 3))
     if config.weights:
         load_weights(model, config.weights)
+    elif config.backbone.weights:
+        _load_backbone_weights(model, config.backbone.weights)
     return model
 
 
@@ -112,6 +116,15 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
         model.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
         raise ValueError(f"{path}: these weights do not fit the configured model: {error}") from error
+
+
+def _load_backbone_weights(model: SegmentationModel, path: str) -> None:
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file, named by model.backbone.weights")
+    try:
+        load_backbone_weights(model, path)
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot give the backbone its weights: {error}") from error
 
 
 def build_criterion(config: configs.LossConfig) -> SetCriterion | PerPixelCriterion:

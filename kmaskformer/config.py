@@ -28,7 +28,8 @@ class BackboneConfig:
     which the coordinates of pixels are appended to every feature map; 0, as in the paper, for none. `qk_scale: 0`
     scales the products of queries and keys by 1 / sqrt(channels of a head). `pretrain_image_size` acts with
     `absolute_position_embedding` only. `recompute`: blocks are computed again in the backward pass, for less memory
-    and about a third more time.
+    and about a third more time. `weights`: a file of a published image classifier (or of a MaskFormer) to take the
+    backbone's weights from, see `load_backbone_weights`; read unless the whole model's `weights` are given.
     """
 
     name: Literal[
@@ -56,6 +57,7 @@ class BackboneConfig:
     pretrain_image_size: int = 224
     patch_norm: bool = True
     recompute: bool = False
+    weights: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ class TransformerDecoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network. `weights` is a file to start from, `precision` a Keras dtype policy.
+    """The network. `weights` is a file of this package to start from, `precision` a Keras dtype policy.
 
     `name`: the paper's model or one of its per-pixel baselines, of which `per_pixel` has no transformer decoder and
     `per_pixel_plus` one query per class. The baselines are trained by `loss.name: per_pixel`.

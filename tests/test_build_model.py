@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
 
 from kmaskformer.build import build_model, load_weights
+from kmaskformer.checkpoints.backbone_names import find_backbone_map
+from kmaskformer.checkpoints.loading import named_weights
 from kmaskformer.config import BackboneConfig, ModelConfig, PixelDecoderConfig, TransformerDecoderConfig
 from kmaskformer.structures import DatasetInfo
 
@@ -154,6 +157,41 @@ def test_weights_to_start_from(tmp_path, suffix):
     model = build_model(dataclasses.replace(TINY, weights=path))
     for actual, expected in zip(model.weights, source.weights, strict=True):
         np.testing.assert_array_equal(actual, expected)
+
+
+def test_backbone_weights_to_start_from(tmp_path):
+    """A file of a torchvision classifier fills the backbone and nothing else; a whole model's weights go before it."""
+    path = tmp_path / "resnet18.pkl"
+    arrays = torchvision_arrays(build_model(TINY).backbone)
+    path.write_bytes(pickle.dumps(arrays))
+    config = dataclasses.replace(TINY, backbone=dataclasses.replace(TINY.backbone, weights=str(path)))
+    model = build_model(config)
+    for key, array in torchvision_arrays(model.backbone).items():
+        np.testing.assert_array_equal(array, arrays[key])
+    whole = str(tmp_path / "model.weights.h5")
+    build_model(TINY).save_weights(whole)
+    path.unlink()
+    build_model(dataclasses.replace(config, weights=whole))
+    with pytest.raises(FileNotFoundError, match=r"resnet18.pkl: no such file, named by model.backbone.weights"):
+        build_model(config)
+
+
+def test_backbone_weights_of_another_backbone(tmp_path):
+    path = tmp_path / "other.pkl"
+    path.write_bytes(pickle.dumps({"conv.weight": np.zeros(3, np.float32)}))
+    backbone = dataclasses.replace(TINY.backbone, weights=str(path))
+    with pytest.raises(ValueError, match=r"other.pkl: cannot give the backbone its weights: .* no known backbone"):
+        build_model(dataclasses.replace(TINY, backbone=backbone))
+
+
+def torchvision_arrays(backbone):
+    """The backbone's weights as torchvision's files have them."""
+    name_map = find_backbone_map(backbone, {"conv1.weight": 0, "layer1.0.conv1.weight": 0})
+    arrays = {"fc.weight": np.zeros((1000, 512), np.float32)}
+    for path, weight in named_weights(backbone).items():
+        value = np.array(weight)
+        arrays[name_map.source(path).keys[0]] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+    return arrays
 
 
 def test_weights_that_cannot_be_loaded(tmp_path):

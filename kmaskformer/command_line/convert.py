@@ -66,7 +66,9 @@ def convert(options: argparse.Namespace) -> LoadReport | None:
 
 
 def _build(config: str, num_classes: int | None) -> Any:
-    overrides = ["model.weights="] + ([] if num_classes is None else [f"model.num_classes={num_classes}"])
+    overrides = ["model.weights=", "model.backbone.weights="]
+    if num_classes is not None:
+        overrides.append(f"model.num_classes={num_classes}")
     return build_model(load_config(config, overrides).model)
 
 
