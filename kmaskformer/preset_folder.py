@@ -49,6 +49,7 @@ class PresetInfo:
         shortest_edge: Length of the shorter side of the images that it was evaluated on.
         longest_edge: Bound of their longer side.
         object_mask_threshold: Least score of a pair in panoptic inference.
+        before_inference: Whether semantic inference restores mask logits, not class scores, to the image's size.
     """
 
     source: str = ""
@@ -57,11 +58,12 @@ class PresetInfo:
     shortest_edge: int | None = None
     longest_edge: int | None = None
     object_mask_threshold: float | None = None
+    before_inference: bool | None = None
 
     @property
     def segmenter_options(self) -> dict[str, Any]:
         """Arguments with which `Segmenter` works as the model was evaluated."""
-        names = ("shortest_edge", "longest_edge", "object_mask_threshold")
+        names = ("shortest_edge", "longest_edge", "object_mask_threshold", "before_inference")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

@@ -214,7 +214,9 @@ def build_release(release: Release) -> SegmentationModel:
 
 def _release_info(release: Release, source: str) -> PresetInfo:
     names = ("license", "score", "shortest_edge", "longest_edge", "object_mask_threshold")
-    return PresetInfo(source=source, **{name: getattr(release, name) for name in names})
+    # The reference does so for all models that it evaluates as panoptic ones.
+    before_inference = True if release.task == "panoptic" else None
+    return PresetInfo(source, before_inference=before_inference, **{name: getattr(release, name) for name in names})
 
 
 def _wanted_classes(num_classes: int | None, dataset_info: DatasetInfo | None) -> int | None:

@@ -21,7 +21,7 @@ from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.checkpoints.loading import named_weights
 from kmaskformer.checkpoints.preset_config import is_preset
 from kmaskformer.checkpoints.reference_names import reference_parameter
-from kmaskformer.checkpoints.releases import find_release
+from kmaskformer.checkpoints.releases import find_release, releases
 from kmaskformer.config import config_from_dict
 from kmaskformer.downloads import DigestError, DownloadError, file_digests
 from kmaskformer.hub import RepositoryFiles
@@ -344,7 +344,14 @@ class TestRelease:
         info = loaded.preset_info
         assert (info.source, info.license, info.score) == (NAME, "cc-by-nc-4.0", find_release(NAME).score)
         assert info.segmenter_options == {"shortest_edge": 512, "longest_edge": 2048}
+        assert info.before_inference is None
         assert cached.with_name(f"{cached.name}.sha256").is_file()
+
+    def test_the_order_of_panoptic_models(self):
+        """The reference restores mask logits before the semantic inference of the models that it calls panoptic."""
+        options = {release.task: presets._release_info(release, "").segmenter_options for release in releases()}
+        assert options["panoptic"]["before_inference"] is True
+        assert "before_inference" not in options["semantic"]
 
     def test_offline(self, zoo, monkeypatch):
         monkeypatch.setattr("time.sleep", lambda seconds: None)
