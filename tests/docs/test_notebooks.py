@@ -22,7 +22,8 @@ def test_notebook_runs(path, monkeypatch):
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("NOTEBOOK_STEPS", "2")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.chdir(path.parent)  # where Jupyter starts
     notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(REPOSITORY)}})
+    client = nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(path.parent)}})
     client.execute()
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
