@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kmaskformer.checkpoints.releases import releases
 from kmaskformer.config import load_config
@@ -47,6 +50,34 @@ def test_the_python_runs(readme, repository, monkeypatch, capsys):
         exec(compile(text, "README.md", "exec"), {})
     printed = capsys.readouterr().out.split()
     assert all(0 <= float(score) <= 1 for score in printed[-2:])
+
+
+@pytest.mark.slow
+def test_the_notebook_lines_run(readme, repository, monkeypatch, tmp_path):
+    """From two folders to a picture, with smaller crops and fewer steps."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(repository / "configs")
+    pixels = np.random.default_rng(0)
+    for folder, shape, high in (("images", (96, 128, 3), 256), ("masks", (96, 128), 3)):
+        (tmp_path / folder).mkdir()
+        for index in range(5):
+            Image.fromarray(pixels.integers(0, high, shape, np.uint8)).save(tmp_path / folder / f"{index}.png")
+    (text,) = (text for text in blocks(readme, "py") if "from_folders" in text)
+    for given, small in (
+        ("(256, 256)", "(64, 64)"),
+        ("batch_size=8", "batch_size=2"),
+        ("=100, epochs=9", "=1, epochs=2"),
+    ):
+        assert given in text
+        text = text.replace(given, small)
+    exec(compile(text, "README.md", "exec"), {})
+    assert Image.open("overlay.png").size[1] >= 96
+
+
+def test_the_other_python_is_python(readme):
+    assert len(blocks(readme, "py")) == 2
+    for text in blocks(readme, "py"):
+        ast.parse(text)
 
 
 def test_the_table_of_published_scores_is_that_of_the_releases(readme):
