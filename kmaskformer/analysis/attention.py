@@ -32,9 +32,7 @@ def attention_maps(model: Any, image: np.ndarray) -> np.ndarray:
     with contextlib.ExitStack() as stack:
         layers = decoder.decoder.layers
         records = [stack.enter_context(_recorded(layer.cross_attention)) for layer in layers]
-        prepared = model.preprocessing(np.asarray(image)[None], None)
-        features = model.backbone(prepared, training=False)
-        feature = {**features, **model.pixel_decoder(features, training=False)}[decoder.in_feature]
+        feature = model.features(np.asarray(image)[None], training=False)[decoder.in_feature]
         decoder(feature, training=False)
     height, width = feature.shape[1:3]
     weights = np.stack([ops.convert_to_numpy(record[0])[0].mean(axis=0) for record in records])

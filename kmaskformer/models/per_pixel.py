@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from kmaskformer.layers.convolution import Convolution
-from kmaskformer.layers.mlp import MLP
+from kmaskformer.models.query_model import QueryModel
 from kmaskformer.models.segmentation_model import SegmentationModel, unpack_inputs
 
 
@@ -66,18 +66,19 @@ class PerPixelBaseline(SegmentationModel):
         Returns:
             `{"logits": (batch, h, w, classes)}`, float32, with h and w those of `res2`.
         """
-        images, image_sizes = unpack_inputs(images, image_sizes)
-        features = self.backbone(self.preprocessing(images, image_sizes), training=training)
-        embedding = self.pixel_decoder(features, training=training)["pixel_embedding"]
+        embedding = self.features(*unpack_inputs(images, image_sizes), training=training)["pixel_embedding"]
         return {"logits": ops.cast(self.classifier(embedding), "float32")}
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
-class PerPixelBaselinePlus(SegmentationModel):
+class PerPixelBaselinePlus(QueryModel):
     """MaskFormer's own transformer module, trained to classify pixels: query i is class i.
 
     A pixel's logit of a class is the inner product of its embedding with an MLP of the query's embedding. No query has
     a class head, and nothing is matched.
+
+    Called on images, it gives `logits` `(batch, h, w, classes)`, float32, with h and w those of `res2`; with deep
+    supervision also `aux_outputs`, a list of the same key for the earlier decoder layers.
 
     Args:
         backbone: Layer from `(batch, height, width, 3)` to `{"res2", "res3", "res4", "res5"}`.
@@ -103,7 +104,6 @@ class PerPixelBaselinePlus(SegmentationModel):
           arXiv 2107.06278, per-pixel baselines of the experiments.
     """
 
-    PARTS = ("backbone", "pixel_decoder", "transformer_decoder")
     TASKS = ("semantic",)
 
     def __init__(
@@ -115,53 +115,14 @@ class PerPixelBaselinePlus(SegmentationModel):
         deep_supervision: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, **kwargs)
+        super().__init__(backbone, pixel_decoder, transformer_decoder, num_classes, deep_supervision, **kwargs)
         if transformer_decoder.num_queries != num_classes:
             raise ValueError(
                 "`transformer_decoder` must have one query per class. "
                 f"Received: num_queries={transformer_decoder.num_queries}, num_classes={num_classes}"
             )
-        self.backbone = backbone
-        self.pixel_decoder = pixel_decoder
-        self.transformer_decoder = transformer_decoder
-        self.deep_supervision = deep_supervision
-        self.mask_head = MLP(
-            transformer_decoder.hidden_dim, pixel_decoder.mask_dim, 3, dtype=self.dtype_policy, name="mask_head"
-        )
-
-    def build(self, input_shape: Any = None) -> None:
-        """Create all weights; they depend on the configuration alone, so `input_shape` is not read."""
-        if self.built:
-            return
-        features = self._build_pixel_module()
-        self.transformer_decoder.build(self._source(features))
-        self.mask_head.build((None, None, self.transformer_decoder.hidden_dim))
-        self.built = True
-
-    def call(self, images: Any, image_sizes: Any = None, training: bool | None = None) -> dict[str, Any]:
-        """Classify the pixels of a batch of images.
-
-        Args:
-            images: As in `PerPixelBaseline`.
-            image_sizes: As in `PerPixelBaseline`.
-            training: Whether dropout and trainable normalisations act as in training.
-
-        Returns:
-            `logits` `(batch, h, w, classes)`, float32, with h and w those of `res2`; with deep supervision
-            `aux_outputs`, a list of the same key for the earlier decoder layers.
-        """
-        images, image_sizes = unpack_inputs(images, image_sizes)
-        features = self.backbone(self.preprocessing(images, image_sizes), training=training)
-        decoded = self.pixel_decoder(features, training=training)
-        queries = self.transformer_decoder(self._source({**features, **decoded}), training=training)
-        if not self.deep_supervision:
-            return self._predict(queries[-1], decoded["pixel_embedding"])
-        *earlier, final = [self._predict(query, decoded["pixel_embedding"]) for query in queries]
-        return {**final, "aux_outputs": earlier}
+        self.mask_head = self._make_mask_head()
 
     def _predict(self, queries: Any, pixel_embedding: Any) -> dict[str, Any]:
         logits = ops.einsum("bqc,bhwc->bhwq", self.mask_head(queries), pixel_embedding)
         return {"logits": ops.cast(logits, "float32")}
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "deep_supervision": self.deep_supervision}

@@ -11,7 +11,8 @@ from keras import ops
 from kmaskformer.models.gradients import agree_on_finite, terms_and_gradients, total
 from kmaskformer.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImagePreprocessing
 from kmaskformer.ops import replicas
-from kmaskformer.structures import VOID, DatasetInfo
+from kmaskformer.ops.masks import pad_bottom_right, truth_key
+from kmaskformer.structures import DatasetInfo
 
 
 class SegmentationModel(keras.Model):
@@ -90,6 +91,20 @@ class SegmentationModel(keras.Model):
         features = self.backbone.compute_output_shape(image_shape)
         self.pixel_decoder.build(features)
         return {**features, **self.pixel_decoder.compute_output_shape(features)}
+
+    def features(self, images: Any, image_sizes: Any = None, training: bool | None = None) -> dict[str, Any]:
+        """What backbone and pixel decoder compute of a batch of images.
+
+        Args:
+            images: `(batch, height, width, 3)`, RGB 0..255, uint8 or float, any height and width.
+            image_sizes: `(batch, 2)` int32, height and width of each image in a padded batch.
+            training: Whether dropout and trainable normalisations act as in training.
+
+        Returns:
+            `res2` to `res5`, `pixel_embedding`, and what else the pixel decoder gives, `(batch, h, w, channels)` each.
+        """
+        pyramid = self.backbone(self.preprocessing(images, image_sizes), training=training)
+        return {**pyramid, **self.pixel_decoder(pyramid, training=training)}
 
     def _source(self, features: dict[str, Any]) -> Any:
         """The feature, or its shape, that the transformer decoder reads."""
@@ -190,16 +205,15 @@ class SegmentationModel(keras.Model):
 
         Args:
             targets: `Targets` with `segment_map` or `masks` of the images' height and width.
+
+        Raises:
+            ValueError: If they hold neither.
         """
-        key = "segment_map" if "segment_map" in targets else "masks"
-        values = targets[key]
-        height, width = ops.shape(values)[-2:]
-        padded_height, padded_width = self.padded_size(height, width)
-        margins = [(0, 0)] * (len(values.shape) - 2) + [(0, padded_height - height), (0, padded_width - width)]
-        fill = VOID if key == "segment_map" else 0
+        key, fill = truth_key(targets)
+        values = ops.convert_to_tensor(targets[key])
         if keras.backend.standardize_dtype(values.dtype) == "bool":
             values = ops.cast(values, "uint8")
-        return {**targets, key: ops.pad(values, margins, constant_values=fill)}
+        return {**targets, key: pad_bottom_right(values, self.padded_size(*ops.shape(values)[-2:]), fill)}
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras would average a whole batch over replicas to learn its shape, which fails on bool targets and on

@@ -6,6 +6,7 @@ used (100 dense float masks of 640x640 pixels are 164 MB an image).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from keras import ops
@@ -96,13 +97,23 @@ def pad_targets(targets: Targets, mask_size: tuple[Any, Any]) -> Targets:
     Raises:
         ValueError: If the targets hold neither masks nor a segment map, or are larger than the logits' extent.
     """
-    key, value = ("masks", 0) if "masks" in targets else ("segment_map", VOID)
-    if key not in targets:
-        raise ValueError(f"`targets` must have 'segment_map' or 'masks'. Received: keys {sorted(targets)}")
+    key, value = truth_key(targets)
     truth = ops.convert_to_tensor(targets[key])
     size = ops.shape(truth)[-2:]
     _check_size(size, mask_size)
     return {**targets, key: pad_bottom_right(truth, _padded_size(size, mask_size), value)}
+
+
+def truth_key(targets: Mapping[str, Any]) -> tuple[str, int]:
+    """Whether targets have `masks` or a `segment_map`, and what a pixel of no segment is there.
+
+    Raises:
+        ValueError: If they hold neither.
+    """
+    key, fill = ("masks", 0) if "masks" in targets else ("segment_map", VOID)
+    if key not in targets:
+        raise ValueError(f"`targets` must have 'segment_map' or 'masks'. Received: keys {sorted(targets)}")
+    return key, fill
 
 
 def pad_bottom_right(x: Tensor, size: tuple[Any, Any], value: Any = 0) -> Tensor:
