@@ -259,3 +259,49 @@ def test_a_wrong_output_is_refused_before_anything_is_read(script, capsys):
     with pytest.raises(SystemExit):
         script.main(["panoptic", "--truth", "a", "--predictions", "b", "--output", "scores.txt"])
     assert "--output must end in .json or .csv: scores.txt" in capsys.readouterr().err
+
+
+def label_maps(tmp_path, true, predicted, true_name="x.png", predicted_name="x.png"):
+    """Two folders with a label map each, as arguments."""
+    write_label_map(tmp_path / "truth" / true_name, np.array([true]))
+    write_label_map(tmp_path / "predictions" / predicted_name, np.array([predicted]))
+    return ["semantic", "--truth", str(tmp_path / "truth"), "--predictions", str(tmp_path / "predictions")]
+
+
+def test_a_label_space_reads_the_ids_of_the_dataset(script, tmp_path, capsys):
+    """What predict.py writes: ADE20K's classes are 1..150, and 0 is unlabelled."""
+    arguments = label_maps(tmp_path, [1, 1, 150, 0], [1, 150, 150, 1])
+    assert run(script, tmp_path, *arguments, "--classes", "150") == 1
+    assert "--label-space" in capsys.readouterr().err
+    scores = run(script, tmp_path, *arguments, "--label-space", "ade20k_150")
+    assert scores["semantic/IoU/wall"] == scores["semantic/IoU/flag"] == 0.5
+    assert scores["semantic/pACC"] == pytest.approx(2 / 3)
+    with pytest.raises(SystemExit):
+        script.main([*arguments, "--label-space", "ade20k_150", "--classes", "150"])
+    assert "leave --classes out" in capsys.readouterr().err
+
+
+def test_a_label_space_of_a_file(script, tmp_path, capsys):
+    (tmp_path / "classes.json").write_text(
+        json.dumps({"classes": [{"id": 3, "name": "soil"}, {"id": 700, "name": "crop"}], "ignore": 9})
+    )
+    arguments = [*label_maps(tmp_path, [3, 700, 9, 3], [3, 3, 3, 65535]), "--label-space", "absent.json"]
+    assert run(script, tmp_path, *arguments) == 1
+    assert "error: absent.json: no such class table" in capsys.readouterr().err
+    arguments[-1] = str(tmp_path / "classes.json")
+    scores = run(script, tmp_path, *arguments)
+    assert scores["semantic/IoU/soil"] == pytest.approx(1 / 3) and scores["semantic/IoU/crop"] == 0
+    label_maps(tmp_path, [3, 4, 9, 3], [3, 3, 3, 3])
+    assert run(script, tmp_path, *arguments) == 1
+    assert "truth/x.png: the truth must hold ids of the 2 classes" in capsys.readouterr().err
+
+
+def test_cityscapes_files_as_they_unpack(script, tmp_path):
+    """Of 34 ids 19 are evaluated, and the others unlabelled; names have city, sequence and frame in common."""
+    name = "ulm_000001_000019"
+    true, predicted = f"ulm/{name}_gtFine_labelIds.png", f"{name}_leftImg8bit.png"
+    arguments = label_maps(tmp_path, [7, 0, 29, 255, 8], [7, 8, 7, 8, 8], true, predicted)
+    write_label_map(tmp_path / "truth" / "ulm" / f"{name}_gtFine_instanceIds.png", np.array([[24000]]))
+    scores = run(script, tmp_path, *arguments, "--label-space", "cityscapes_19")
+    assert scores["semantic/IoU/road"] == scores["semantic/IoU/sidewalk"] == 1.0
+    assert scores["semantic/mIoU_truth_classes"] == 1.0
