@@ -195,3 +195,10 @@ def test_predict_takes_a_preset(run_script, run_folder, pictures, tmp_path):
     with pytest.raises(SystemExit) as exit_:
         run_script("predict", "--weights", tmp_path / "preset", *arguments)
     assert exit_.value.code == 0 and (tmp_path / "out" / "a_overlay.png").exists()
+
+
+def test_evaluate_takes_a_preset(run_script, run_folder, tmp_path, capsys):
+    save_to_preset(load_model(run_folder), tmp_path / "preset")
+    with pytest.raises(SystemExit) as exit_:
+        run_script("evaluate", "--config", run_folder / "config.yaml", "--weights", tmp_path / "preset")
+    assert exit_.value.code == 0 and "panoptic/PQ " in capsys.readouterr().out
