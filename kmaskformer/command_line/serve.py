@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from kmaskformer.command_line.command import make_parser, one_line_errors
+from kmaskformer.extras import missing_extra
 
 try:
     from kmaskformer.serving.app import SegmentationServer
     from kmaskformer.serving.limits import Limits
     from kmaskformer.serving.model import ServedModel
     from kmaskformer.serving.server import make_server
-except ModuleNotFoundError as missing:
-    raise SystemExit(f"error: serving needs {missing.name}. Install it: pip install 'kmaskformer[serve]'") from missing
+except ImportError as error:
+    raise SystemExit(f"error: {missing_extra('serve', 'Serving', error)}") from error
 
 DESCRIPTION = """\
 Serve SavedModels of `kmaskformer export` over HTTP until SIGINT or SIGTERM. At the root is a page to try them in a
