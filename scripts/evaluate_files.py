@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from kmaskformer.command_line.command import one_line_errors
 from kmaskformer.data.label_spaces import IGNORE_VALUES
 from kmaskformer.data.sources import class_record
 from kmaskformer.evaluation import score_files
@@ -82,13 +83,9 @@ def score(options: argparse.Namespace) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), one_line_errors():
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-        try:
-            scores = score(options)
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        scores = score(options)
     print(format_scores(scores))
     if options.output:
         print(f"written: {write_metrics(scores, options.output)}")

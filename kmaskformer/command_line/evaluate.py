@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kmaskformer import experiment
-from kmaskformer.command_line.command import make_parser, one_line_errors
+from kmaskformer.command_line.command import add_overrides, make_parser, one_line_errors
 from kmaskformer.command_line.weights import WEIGHTS_HELP, model_or_run
 from kmaskformer.config import load_config
 from kmaskformer.evaluation.files import format_scores
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments, evaluate, print and write the scores; the exit status is 1 if images were left out."""
     parser = make_parser("evaluate", DESCRIPTION, EXAMPLES)
     parser.add_argument("--config", required=True, help="YAML file of the experiment")
-    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
+    add_overrides(parser)
     parser.add_argument("--weights", required=True, help=WEIGHTS_HELP)
     parser.add_argument("--output", help="folder for scores, tables, charts and pictures")
     parser.add_argument(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kmaskformer import build, data
-from kmaskformer.command_line.command import USER_ERRORS, make_parser, one_line_errors
+from kmaskformer.command_line.command import USER_ERRORS, add_overrides, make_parser, one_line_errors
 from kmaskformer.config import Config, load_config
 from kmaskformer.data.inspection import Finding, SplitFacts, find_problems, read_facts
 from kmaskformer.data.label_spaces import IGNORE_VALUES
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments, inspect, print and write; returns the exit status."""
     parser = make_parser("inspect", DESCRIPTION, EXAMPLES)
     parser.add_argument("--config", help="YAML file of the experiment; its splits are inspected")
-    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
+    add_overrides(parser)
     parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=("train", "val"))
     parser.add_argument("--images", help="folder or pattern, instead of --config")
     parser.add_argument("--masks", help="folder or pattern with {stem}")
