@@ -32,6 +32,7 @@ from kmaskformer import build, experiment
 from kmaskformer.analysis import cost, parts
 from kmaskformer.command_line.command import add_overrides, one_line_errors
 from kmaskformer.config import Config, load_config
+from kmaskformer.extras import require_extra
 
 TASKS = ("parameter", "flop", "activation", "structure", "time", "memory", "queries", "attention")
 PICTURES = ("queries", "attention")
@@ -41,6 +42,8 @@ def main() -> None:
     """Parse the arguments, analyze, print."""
     options = _parse()
     with one_line_errors(TypeError):
+        if set(options.tasks) & set(PICTURES):
+            require_extra("plots", "matplotlib", "Drawing pictures")
         _analyze(options)
 
 

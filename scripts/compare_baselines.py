@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from kmaskformer.command_line.command import add_overrides, one_line_errors
 from kmaskformer.comparison import report
 from kmaskformer.comparison.studies import DATASETS, STUDIES, perform, plan_runs
+from kmaskformer.extras import require_extra
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--report-only", action="store_true", help="report the runs that are finished, do none")
     options = parser.parse_args()
     with one_line_errors():
+        require_extra("plots", "matplotlib", "Drawing curves")
         _compare(options)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import configparser
 import re
+import sys
 
-from kmaskformer.extras import missing_extra
+import pytest
+
+from kmaskformer.extras import missing_extra, require_extra
 
 
 def test_the_message_says_what_is_missing_and_how_it_is_installed_from_a_checkout():
@@ -33,3 +36,10 @@ def test_nothing_is_said_of_a_package_index(repository):
     for path in [*(repository / "kmaskformer").rglob("*.py"), *(repository / "scripts").rglob("*.*")]:
         if path.suffix in (".py", ".sh"):
             assert not re.search(r"pip install\W+kmaskformer", path.read_text()), path
+
+
+def test_an_extra_is_required_by_its_package(monkeypatch):
+    require_extra("plots", "json", "Drawing")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"^Drawing needs matplotlib, .*install\.sh plots"):
+        require_extra("plots", "matplotlib", "Drawing")

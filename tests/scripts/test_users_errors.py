@@ -46,8 +46,9 @@ class Two:
 
 
 @pytest.fixture()
-def analyze(run_script, repository, tmp_path):
+def analyze(run_script, repository, tmp_path, monkeypatch):
     """Runs the analysis of a small model, with `further` arguments."""
+    monkeypatch.setattr("kmaskformer.extras.require_extra", lambda *_: None)
     config = repository / "configs/shapes/panoptic/maskformer_resnet18.yaml"
     return lambda *further: run_script("analyze_model", "--config", config, "--output", tmp_path, *further)
 
