@@ -176,7 +176,16 @@ def test_predict_segments_a_video_frame_by_frame(run_script, run_folder, tmp_pat
     with VideoWriter(tmp_path / "clip.mp4", Fraction(10)) as writer:
         for level in range(5):
             writer.add(np.full((40, 60, 3), 50 * level, np.uint8))
-    arguments = ["--input", tmp_path / "clip.mp4", "--output", tmp_path / "out", "--frame-step", "2"]
+    arguments = [
+        "--input",
+        tmp_path / "clip.mp4",
+        "--output",
+        tmp_path / "out",
+        "--frame-step",
+        "2",
+        "--task",
+        "semantic",
+    ]
     with pytest.raises(SystemExit) as exit_:
         run_script("predict", "--weights", run_folder, *arguments)
     assert exit_.value.code == 0
