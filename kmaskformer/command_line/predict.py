@@ -64,8 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    paths, output = list_inputs(options.input), Path(options.output)
+    output = Path(options.output)
     _check_output(output, options.input)
+    paths = list_inputs(options.input, output)
     if any(map(is_video, paths)):
         import_av()
     segmenter, _ = open_segmenter(options.weights, options)
