@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from kmaskformer import experiment
 from kmaskformer.command_line.command import add_overrides, make_parser, one_line_errors
 from kmaskformer.config import load_config
+from kmaskformer.training.distribution import STRATEGIES
 from kmaskformer.training.interruption import TrainingInterrupted
 from kmaskformer.training.nonfinite import ON_NAN, NonFiniteLossError
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_overrides(parser)
     parser.add_argument("--output", required=True, help="folder of the run; created")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --output")
-    parser.add_argument("--strategy", default="none", help="none, mirrored, multi_worker or tpu")
+    parser.add_argument("--strategy", default="none", choices=STRATEGIES, help="devices to train on")
     parser.add_argument("--on-nan", choices=ON_NAN, default=ON_NAN[0], help="what to do about a non-finite loss")
     options = parser.parse_args(arguments)
     try:
