@@ -98,7 +98,8 @@ def test_predict_keeps_images_of_one_stem_apart(run_script, run_folder, tmp_path
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (32, 32)).save(folder / name)
     with pytest.raises(SystemExit):
-        run_script("predict", "--weights", run_folder, "--input", folder, "--output", tmp_path / "out")
+        arguments = ["--input", folder, "--output", tmp_path / "out", "--task", "semantic"]
+        run_script("predict", "--weights", run_folder, *arguments)
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["a.jpg.json", "a.png.json"]
     with pytest.raises(SystemExit, match="another folder"):
         run_script("predict", "--weights", run_folder, "--input", folder, "--output", folder)
