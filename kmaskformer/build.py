@@ -56,6 +56,21 @@ RESNETS = {
 }
 MODELS = {"maskformer": MaskFormer, "per_pixel": PerPixelBaseline, "per_pixel_plus": PerPixelBaselinePlus}
 SWINS = {"swin_tiny": SWIN_TINY, "swin_small": SWIN_SMALL, "swin_base": SWIN_BASE, "swin_large": SWIN_LARGE}
+OWN_FIELDS = {
+    "ResNets": ("norm", "frozen_stages", "channels"),
+    "Swin": (
+        "mlp_ratio",
+        "qkv_bias",
+        "qk_scale",
+        "drop_rate",
+        "attention_drop_rate",
+        "drop_path_rate",
+        "absolute_position_embedding",
+        "pretrain_image_size",
+        "patch_norm",
+    ),
+}
+"""Fields of `model.backbone` that act on one kind of backbone only."""
 
 
 def build_model(config: configs.ModelConfig, dataset_info: DatasetInfo | None = None) -> SegmentationModel:
@@ -70,8 +85,8 @@ def build_model(config: configs.ModelConfig, dataset_info: DatasetInfo | None = 
         `config.backbone.weights`, where that is set.
 
     Raises:
-        ValueError: If `dataset_info` has another number of classes than the model, or a `per_pixel_plus` model has not
-            one query per class.
+        ValueError: If `dataset_info` has another number of classes than the model, a `per_pixel_plus` model has not
+            one query per class, or an option is for another kind of backbone.
         FileNotFoundError: If `config.weights` or `config.backbone.weights` names no file.
     """
     backbone = _build_backbone(config.backbone, config.precision)
@@ -330,10 +345,21 @@ def build_tiling(config: configs.EvaluationConfig) -> Tiling | None:
 
 
 def _build_backbone(config: configs.BackboneConfig, precision: str) -> keras.layers.Layer:
+    _check_own_fields(config)
     backbone = _build_resnet(config, precision) if config.name in RESNETS else _build_swin(config, precision)
     if not config.coordinate_frequencies:
         return backbone
     return CoordinateBackbone(backbone, config.coordinate_frequencies, dtype=precision)
+
+
+def _check_own_fields(config: configs.BackboneConfig) -> None:
+    """Fails for options that would silently do nothing; one that is off (`drop_path_rate: 0`) says the truth."""
+    other = "Swin" if config.name in RESNETS else "ResNets"
+    default = configs.BackboneConfig()
+    values = {field: getattr(config, field) for field in OWN_FIELDS[other]}
+    given = [f"model.backbone.{field}={v!r}" for field, v in values.items() if v and v != getattr(default, field)]
+    if given:
+        raise ValueError(f"{', '.join(given)}: acts on {other} only, and the backbone is {config.name}. Leave it out.")
 
 
 def _build_resnet(config: configs.BackboneConfig, precision: str) -> ResNet:

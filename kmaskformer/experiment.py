@@ -136,7 +136,7 @@ def _own_folder(output: Path, is_chief: bool) -> Iterator[Path]:
 
 def evaluate(
     config: Config,
-    weights: str | Path,
+    weights: str | Path | keras.Model,
     predictions: str | Path | None = None,
     state_file: str | Path | None = None,
     report_folder: str | Path | None = None,
@@ -145,7 +145,7 @@ def evaluate(
 
     Args:
         config: The configuration; its model must be that of the weights.
-        weights: A `.keras` or `.weights.h5` file, or a run's folder.
+        weights: A `.keras` or `.weights.h5` file, or a run's folder; or the model itself.
         predictions: Folder for the predictions in the files of the official tools; see `PredictionFiles`.
         state_file: Where to keep what has been counted, to go on after an interruption; see `Evaluation.run`.
         report_folder: Folder for the scores, tables, charts and pictures; see `report`.
@@ -160,7 +160,7 @@ def evaluate(
         raise ValueError("An evaluation that writes predictions cannot be resumed; leave out one of the two.")
     reader = build.build_reader(config.data, "val")
     dataset = build.build_dataset(config.data, "val", reader=reader)
-    model = load_model(weights, config, dataset.dataset_info)
+    model = weights if isinstance(weights, keras.Model) else load_model(weights, config, dataset.dataset_info)
     evaluators = build.build_evaluators(config.evaluation)
     if report_folder:
         evaluators[0] = ScoredImages(evaluators[0])

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from kmaskformer.downloads import DigestError, DownloadError, cache_folder, file_digests, read_digests, write_digests
+from kmaskformer.extras import missing_extra
 
 _OURS = "model.weights.h5"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -97,10 +98,8 @@ def _client() -> ModuleType:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise ImportError(
-            "An hf:// source needs the package huggingface_hub: pip install 'kmaskformer[hub]' "
-            "(or pip install huggingface_hub). A folder that was downloaded by other means needs nothing."
-        ) from error
+        purpose = "Reading hf:// sources (a folder that was downloaded by other means needs nothing)"
+        raise missing_extra("hub", purpose, error) from error
     return huggingface_hub
 
 

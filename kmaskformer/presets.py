@@ -44,7 +44,7 @@ def from_preset(
     Args:
         source: One of
             - `"hf://owner/name"`, a repository of the Hugging Face Hub that holds a MaskFormer of `transformers` or a
-              preset of this package (needs `pip install 'kmaskformer[hub]'`);
+              preset of this package (needs the extra `hub`);
             - the name of a published model, such as `"maskformer_swin_tiny_ade20k150"`; `list_presets()` has all;
             - a folder: one that `save_to_preset` wrote, one of `transformers` with its `config.json`, or that of a
               training run;

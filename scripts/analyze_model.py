@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,9 @@ import keras
 
 from kmaskformer import build, experiment
 from kmaskformer.analysis import cost, parts
+from kmaskformer.command_line.command import add_overrides, one_line_errors
 from kmaskformer.config import Config, load_config
+from kmaskformer.extras import require_extra
 
 TASKS = ("parameter", "flop", "activation", "structure", "time", "memory", "queries", "attention")
 PICTURES = ("queries", "attention")
@@ -40,16 +41,16 @@ PICTURES = ("queries", "attention")
 def main() -> None:
     """Parse the arguments, analyze, print."""
     options = _parse()
-    try:
+    with one_line_errors(TypeError):
+        if set(options.tasks) & set(PICTURES):
+            require_extra("plots", "matplotlib", "Drawing pictures")
         _analyze(options)
-    except (ValueError, OSError, TypeError) as error:
-        sys.exit(f"error: {error}")
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="YAML file of the experiment")
-    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
+    add_overrides(parser)
     parser.add_argument("--weights", help=".keras or .weights.h5 file, or a run's folder; random weights if left out")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["parameter", "flop"], metavar="TASK")
     parser.add_argument("--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="crop of the recipe by default")
@@ -81,9 +82,12 @@ def _analyze(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace, config: Config) -> keras.Model:
+    pictures = [task for task in PICTURES if task in options.tasks]
+    if pictures and not (options.weights or config.model.weights):
+        raise ValueError(f"The task {pictures[0]} shows what a model has learned: give --weights.")
     if options.weights:
         model = experiment.load_model(options.weights, config)
-    elif {"time", "memory", *PICTURES} & set(options.tasks):
+    elif pictures or {"time", "memory"} & set(options.tasks):
         model = build.build_model(config.model)
     else:
         with keras.StatelessScope(initialize_variables=False):  # counting needs no values of weights
@@ -151,6 +155,10 @@ def _attention(model: Any, config: Config, size: tuple[int, int], options: argpa
     from kmaskformer.analysis import pictures
 
     reader = build.build_reader(config.data, "val")
+    if not 0 <= options.image < len(reader):
+        raise ValueError(
+            f"--image must be a number 0..{len(reader) - 1} of a validation image. Received: {options.image}"
+        )
     sample = reader[options.image]
     _save(pictures.draw_attention(model, sample["image"], reader.info), options.output / "attention.png")
     return {"image": str(sample["image_id"])}

@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file for every error by name")
     arguments = parser.parse_args()
     cases = _find_cases(arguments.golden, arguments.cases)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
     golden, fidelity = _load_module("golden"), _load_module("fidelity")
     print(f"| case | {' | '.join(COLUMNS.values())} |\n|---|{'---|' * len(COLUMNS)}", flush=True)
     print(_row("limit", fidelity.LIMITS), flush=True)

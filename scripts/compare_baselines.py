@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from kmaskformer.command_line.command import add_overrides, one_line_errors
 from kmaskformer.comparison import report
 from kmaskformer.comparison.studies import DATASETS, STUDIES, perform, plan_runs
+from kmaskformer.extras import require_extra
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -33,16 +34,13 @@ def main() -> None:
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0, 1, 2], help="at least three for a spread worth the name"
     )
-    parser.add_argument(
-        "--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field in all runs"
-    )
+    add_overrides(parser, "override a field in all runs")
     parser.add_argument("--output", type=Path, required=True, help="folder for runs, table and plot; created")
     parser.add_argument("--report-only", action="store_true", help="report the runs that are finished, do none")
     options = parser.parse_args()
-    try:
+    with one_line_errors():
+        require_extra("plots", "matplotlib", "Drawing curves")
         _compare(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 def _compare(options: argparse.Namespace) -> None:

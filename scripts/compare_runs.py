@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kmaskformer import report
+from kmaskformer.command_line.command import one_line_errors
 from kmaskformer.evaluation.files import summarize
 from kmaskformer.evaluation.score_tables import format_differences
 
@@ -23,18 +24,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", help="folder for comparison.csv and charts")
     parser.add_argument("--classes", action="store_true", help="print the scores of single classes, too")
     options = parser.parse_args(arguments)
-    try:
-        rows = report.compare(options.first, options.second)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with one_line_errors():
+        _compare(options)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> None:
+    rows = report.compare(options.first, options.second)
     titles = (f"A {Path(options.first).name}", f"B {Path(options.second).name}")
     overall = summarize({row.name: row.second for row in rows})
     print(format_differences([row for row in rows if options.classes or row.name in overall], titles))
     if options.output:
         report.write_comparison(Path(options.output), rows, titles)
         print(f"written: {options.output}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from kmaskformer import build
+from kmaskformer.command_line.command import add_overrides, one_line_errors
 from kmaskformer.config import load_config
 from kmaskformer.data import service
 
@@ -23,15 +23,13 @@ def main() -> None:
     dispatcher.add_argument("--port", type=int, default=5050)
     worker = roles.add_parser("worker", help="reads and augments")
     worker.add_argument("--config", required=True, help="configuration of the training")
-    worker.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
+    add_overrides(worker)
     worker.add_argument("--dispatcher", required=True, metavar="HOST:PORT")
     worker.add_argument("--host", default="localhost", help="name under which this machine is reached")
     worker.add_argument("--port", type=int, default=0, help="port to listen on; any by default")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         server = _dispatcher(arguments) if arguments.role == "dispatcher" else _worker(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     server.join()
 
 

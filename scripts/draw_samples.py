@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from kmaskformer import build
+from kmaskformer.command_line.command import add_overrides, one_line_errors
 from kmaskformer.config import load_config
 
 
@@ -15,11 +16,16 @@ def main() -> None:
     """Parse the arguments and write the first images of a split as PNG."""
     parser = argparse.ArgumentParser(description="Write the first images of a dataset as PNG files.")
     parser.add_argument("--config", required=True, help="YAML file of the experiment")
-    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
+    add_overrides(parser)
     parser.add_argument("--split", default="val", choices=("train", "val"))
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--output", required=True, help="folder; created")
     arguments = parser.parse_args()
+    with one_line_errors():
+        _draw(arguments)
+
+
+def _draw(arguments: argparse.Namespace) -> None:
     reader = build.build_reader(load_config(arguments.config, arguments.set).data, arguments.split)
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)

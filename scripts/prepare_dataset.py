@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kmaskformer.command_line.command import one_line_errors
 from kmaskformer.data.preparation.datasets import DATASETS, check_splits, convert
 
 
@@ -40,14 +41,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     dataset, folder = DATASETS[options.name], options.output or options.source
-    try:
+    with one_line_errors():
         failures = convert(dataset, options.source, folder, options.workers)
         for failure in failures:
             print(f"not converted: {failure.name}: {failure.reason}")
         reports = [] if options.no_check else check_splits(dataset, folder, options.workers)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     for report in reports:
         print(report)
     print(f"Train with --set data.root={folder}")

@@ -7,23 +7,24 @@ bash scripts/install.sh tensorboard
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
 # On x86 processors without AVX-512 TensorFlow leaves oneDNN off, with which a training step took two thirds of the time.
 export TF_ENABLE_ONEDNN_OPTS="${TF_ENABLE_ONEDNN_OPTS:-1}"
-output="${QUICKSTART_OUTPUT:-runs/quickstart}"
-config=configs/shapes/panoptic/maskformer_resnet18.yaml
-overrides=()
+output=runs/quickstart
+recipe=(--config configs/shapes/panoptic/maskformer_resnet18.yaml)
 if [ "${1:-}" = "--smoke" ]; then
-    overrides=(--set training.steps=4 training.evaluate_every=4 training.checkpoint_every=2 data.train.count=16
+    output=runs/quickstart_smoke # the full run would take its model for a trained one
+    recipe+=(--set training.steps=4 training.evaluate_every=4 training.checkpoint_every=2 data.train.count=16
         data.val.count=4 data.batch_size=4)
 fi
+output="${QUICKSTART_OUTPUT:-$output}"
 python=.venv/bin/python
 echo "Training on generated scenes; the run's folder is $output"
 if [ -f "$output/model.keras" ]; then
     echo "$output/model.keras is there already: training is skipped. Delete $output to train anew."
 else
-    "$python" scripts/train.py --config "$config" "${overrides[@]}" --output "$output" --resume
+    "$python" scripts/train.py "${recipe[@]}" --output "$output" --resume
 fi
-"$python" scripts/evaluate.py --config "$config" "${overrides[@]}" --weights "$output" --output "$output/evaluation" \
+"$python" scripts/evaluate.py "${recipe[@]}" --weights "$output" --output "$output/evaluation" \
     > "$output/evaluation.txt"
-"$python" scripts/draw_samples.py --config "$config" "${overrides[@]}" --split val --count 4 --output "$output/samples"
+"$python" scripts/draw_samples.py "${recipe[@]}" --split val --count 4 --output "$output/samples"
 "$python" scripts/predict.py --weights "$output" --input "$output/samples" --output "$output/predictions" --task panoptic
 "$python" scripts/export.py --weights "$output" --output "$output/saved_model" --task panoptic
 grep -E "^(panoptic/PQ|semantic/mIoU) " "$output/evaluation.txt"

@@ -18,7 +18,9 @@ import keras
 from benchmarks.side import resident
 
 from kmaskformer import build
+from kmaskformer.command_line.command import one_line_errors
 from kmaskformer.config import Config, load_config
+from kmaskformer.extras import require_extra
 from kmaskformer.training.callbacks import TrainingLog
 from kmaskformer.training.checkpoint import RunCheckpoint
 from kmaskformer.training.nonfinite import WatchForNonFinite
@@ -54,9 +56,15 @@ class Recorder(keras.callbacks.Callback):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2000, help="5 or more, as fifths are compared")
     parser.add_argument("--output", help="PNG of both curves")
     options = parser.parse_args()
+    if options.steps < 5:
+        parser.error(f"--steps must be 5 or more, as fifths are compared. Received: {options.steps}")
+    if options.output:
+        with one_line_errors():
+            require_extra("plots", "matplotlib", "--output")
+            Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     recorder = run(load_config(CONFIG, TINY), options.steps)
     if options.output:
         draw(recorder, options.output)

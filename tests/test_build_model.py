@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from kmaskformer.build import build_model, load_weights
+from kmaskformer.build import OWN_FIELDS, build_model, load_weights
 from kmaskformer.checkpoints.backbone_names import find_backbone_map
 from kmaskformer.checkpoints.loading import named_weights
 from kmaskformer.config import BackboneConfig, ModelConfig, PixelDecoderConfig, TransformerDecoderConfig
@@ -99,7 +99,8 @@ def test_trainable_norms_have_trainable_affine_parameters(without_values):
 
 @pytest.mark.parametrize("name", ["resnet34", "resnet101c", "swin_base"])
 def test_named_backbones(without_values, name):
-    model = without_values(build_model, ModelConfig(backbone=BackboneConfig(name, drop_path_rate=0.17)))
+    options = {"drop_path_rate": 0.17} if name.startswith("swin") else {}
+    model = without_values(build_model, ModelConfig(backbone=BackboneConfig(name, **options)))
     config = model.backbone.get_config()
     if name == "swin_base":
         assert (config["embed_dim"], config["window_size"], config["drop_path_rate"]) == (128, 12, 0.17)
@@ -249,3 +250,32 @@ def test_stages_of_a_resnet_are_frozen(without_values):
 def test_size_divisibility_may_be_the_backbones_own(without_values, backbone, configured, expected):
     config = dataclasses.replace(TINY, backbone=BackboneConfig(backbone), size_divisibility=configured)
     assert without_values(build_model, config).preprocessing.size_divisibility == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("swin_tiny", {"frozen_stages": 2}, r"model\.backbone\.frozen_stages=2: acts on ResNets only, .* swin_tiny"),
+        (
+            "swin_tiny",
+            {"norm": "batch", "channels": (8,) * 4},
+            r"norm=.batch., model\.backbone\.channels=",
+        ),
+        ("resnet50", {"drop_path_rate": 0.1}, r"model\.backbone\.drop_path_rate=0\.1: acts on Swin only, .* resnet50"),
+    ],
+)
+def test_options_of_another_backbone_are_refused(name, options, said):
+    """They would silently do nothing."""
+    with pytest.raises(ValueError, match=said):
+        build_model(ModelConfig(backbone=BackboneConfig(name, **options)))
+
+
+def test_options_that_are_off_are_those_of_every_backbone(without_values):
+    """Benchmarks and comparisons turn dropout off without asking which backbone they have."""
+    section = BackboneConfig("resnet18", drop_path_rate=0.0)
+    assert without_values(build_model, dataclasses.replace(TINY, backbone=section)).backbone.name == "backbone"
+
+
+def test_every_option_of_a_backbone_acts_on_some():
+    both = {"name", "coordinate_frequencies", "recompute"}
+    assert {field.name for field in dataclasses.fields(BackboneConfig)} == both.union(*OWN_FIELDS.values())

@@ -228,5 +228,5 @@ def test_without_the_client(monkeypatch):
         return original(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r"pip install 'kmaskformer\[hub\]'"):
+    with pytest.raises(ImportError, match=r"install\.sh hub"):
         hub.fetch_repository("me/mine")

@@ -66,9 +66,9 @@ def test_runs_are_compared(runs, tmp_path, compare_runs, capsys):
     assert "semantic/IoU/road       -       -        -" in capsys.readouterr().out
 
 
-def test_what_is_no_run_is_named(tmp_path, compare_runs, capsys):
-    assert compare_runs(tmp_path, tmp_path) == 1
-    assert "metrics.json: no such JSON file" in capsys.readouterr().err
+def test_what_is_no_run_is_named(tmp_path, compare_runs):
+    with pytest.raises(SystemExit, match=r"^error: .*metrics\.json: no such JSON file"):
+        compare_runs(tmp_path, tmp_path)
     (tmp_path / "metrics.json").write_text('{"a": "text"}')
     with pytest.raises(ValueError, match=r"metrics.json: expected scores by name"):
         report.read_run(tmp_path)

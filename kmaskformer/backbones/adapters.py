@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from kmaskformer.backbones.features import FEATURES, STRIDES
+from kmaskformer.extras import missing_extra
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -137,10 +138,7 @@ def keras_cv_backbone(
     try:
         import keras_cv
     except ImportError as error:
-        raise ImportError(
-            f"The backbone {class_name} needs KerasCV, which cannot be imported ({error}). "
-            'Install it with: pip install "kmaskformer[keras-cv]"'
-        ) from error
+        raise missing_extra("keras-cv", f"The backbone {class_name}", error) from error
     known = sorted(key for key in dir(keras_cv.models) if key.endswith("Backbone"))
     if class_name not in known:
         raise ValueError(f"`class_name` must be a backbone of KerasCV, one of {known}. Received: {class_name!r}")

@@ -26,6 +26,11 @@ def make_parser(name: str, description: str, examples: str = "") -> argparse.Arg
     )
 
 
+def add_overrides(parser: argparse.ArgumentParser, help: str = "override a field") -> None:
+    """Adds `--set A.B=V ...`, the overrides of a configuration, to a parser; may be given several times."""
+    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help=help)
+
+
 @contextlib.contextmanager
 def one_line_errors(*further: type[Exception]) -> Iterator[None]:
     """Ends the process with `error: ...` where the user can mend what went wrong.

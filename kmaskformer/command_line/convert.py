@@ -26,6 +26,9 @@ EXAMPLES = """\
   kmaskformer convert path/to/maskformer-swin-base-ade swin_base.keras
   kmaskformer convert model_final.pkl presets/mine --config configs/ade20k/semantic/... --num-classes 7"""
 
+FOREIGN_SUFFIXES = (".h5", ".pkl", ".pth", ".bin", ".safetensors")
+"""Endings of files that are read but not written; a folder of such a name would be taken for one."""
+
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("convert", DESCRIPTION, EXAMPLES)
@@ -39,6 +42,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser.error("DESTINATION must differ from SOURCE, which is read while the other is written")
     if options.huggingface and options.destination.name.endswith(KERAS_SUFFIXES):
         parser.error("--huggingface writes a folder; name one as DESTINATION")
+    if options.destination.suffix.lower() in FOREIGN_SUFFIXES and not options.destination.name.endswith(KERAS_SUFFIXES):
+        parser.error(f"DESTINATION must end in .weights.h5 or .keras, or be a folder. Received: {options.destination}")
+    if options.config and is_preset(options.source):
+        parser.error("--config does not apply to a preset, which says itself which model it is")
     return options
 
 
@@ -80,7 +87,5 @@ def _save(model: Any, destination: Path, huggingface: bool) -> None:
         model.save_weights(destination)
     elif destination.name.endswith(".keras"):
         model.save(destination)
-    elif destination.suffix in (".h5", ".pkl", ".pth", ".bin", ".safetensors"):
-        raise ValueError(f"{destination}: expected a name ending in .weights.h5 or .keras, or a folder")
     else:
         save_to_preset(model, destination)

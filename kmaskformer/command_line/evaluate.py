@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kmaskformer import experiment
-from kmaskformer.command_line.command import make_parser, one_line_errors
+from kmaskformer.command_line.command import add_overrides, make_parser, one_line_errors
+from kmaskformer.command_line.weights import WEIGHTS_HELP, model_or_run
 from kmaskformer.config import load_config
 from kmaskformer.evaluation.files import format_scores
 from kmaskformer.evaluation.score_tables import format_classes
@@ -20,6 +21,8 @@ scores. The exit status is 1 if images had to be left out."""
 EXAMPLES = """\
   kmaskformer evaluate --config runs/fields/config.yaml --weights runs/fields --output runs/fields/scores
   kmaskformer evaluate --config fields.yaml --weights fields.weights.h5 --predictions out    # COCO JSON, label PNGs
+  kmaskformer evaluate --config configs/ade20k/semantic/maskformer_swin_tiny.yaml \\
+      --weights maskformer_swin_tiny_ade20k150 --set data.root=ADEChallengeData2016    # a published model
   kmaskformer evaluate --config fields.yaml --weights runs/fields --set evaluation.metrics=[semantic,panoptic]"""
 
 
@@ -27,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments, evaluate, print and write the scores; the exit status is 1 if images were left out."""
     parser = make_parser("evaluate", DESCRIPTION, EXAMPLES)
     parser.add_argument("--config", required=True, help="YAML file of the experiment")
-    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
-    parser.add_argument("--weights", required=True, help=".keras or .weights.h5 file, or a run's folder")
+    add_overrides(parser)
+    parser.add_argument("--weights", required=True, help=WEIGHTS_HELP)
     parser.add_argument("--output", help="folder for scores, tables, charts and pictures")
     parser.add_argument(
         "--predictions", metavar="DIR", help="write the predictions there in the files of the official tools"
@@ -46,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.set)
     state_file = Path(options.output) / "state.npz" if options.resume else None
-    _, scores = experiment.evaluate(config, options.weights, options.predictions, state_file, options.output)
+    weights = model_or_run(options.weights)
+    _, scores = experiment.evaluate(config, weights, options.predictions, state_file, options.output)
     print(format_classes(scores), format_scores(scores), sep="\n\n")
     if options.predictions:
         print(f"Predictions: {options.predictions}")

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from kmaskformer.command_line.command import make_parser, one_line_errors
-from kmaskformer.command_line.weights import WEIGHTS_HELP, open_segmenter
+from kmaskformer.command_line.weights import WEIGHTS_HELP, add_result_options, open_segmenter
 from kmaskformer.config import Config
 from kmaskformer.segmenter import Segmenter
 
 DESCRIPTION = """\
-Write a trained model with everything around it, with the sizes and thresholds that its run was evaluated with.
+Write a trained model with everything around it, with the task, sizes and thresholds that its run was evaluated with.
 
   saved_model  a folder for TensorFlow, TensorFlow Serving and `kmaskformer serve`: takes images of any size, or their
                files, and gives maps and segment tables at the images' own size
@@ -45,8 +45,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", required=True, help=WEIGHTS_HELP)
     parser.add_argument("--output", required=True, help="folder of the SavedModel, or path of the file")
     parser.add_argument("--format", default="saved_model", choices=tuple(WRITERS))
-    parser.add_argument("--task", default="panoptic", choices=("semantic", "instance", "panoptic"))
-    parser.add_argument("--inference", default="default", choices=("default", "general"))
+    add_result_options(parser, "panoptic")
     parser.add_argument("--shortest-edge", type=int, help="shorter side to resize to (SavedModel); 0 for none")
     parser.add_argument("--longest-edge", type=int, help="bound of the longer side (SavedModel); 0 for none")
     parser.add_argument("--outputs", nargs="+", help="names of the outputs to keep (SavedModel); all by default")
@@ -96,7 +95,7 @@ def _write_litert(options: argparse.Namespace) -> Path:
 
 
 def _open(options: argparse.Namespace) -> tuple[Segmenter, Config | None]:
-    segmenter, config = open_segmenter(options.weights, options.task, options.inference)
+    segmenter, config = open_segmenter(options.weights, options)
     if segmenter.tiling is not None:
         size = segmenter.tiling.size
         print(

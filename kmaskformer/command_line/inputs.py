@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import glob
+import itertools
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -18,12 +19,14 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def list_inputs(sources: Sequence[str]) -> list[Path]:
+def list_inputs(sources: Sequence[str], output: Path | None = None) -> list[Path]:
     """The files that are named, each once.
 
     Args:
         sources: Files, whatever their names; folders, of which images and videos count and subfolders do not; and
             patterns with `*`, `?`, `[...]` or `**`, of which likewise.
+        output: Folder of results. What a pattern finds there is left out, for it may be of an earlier run; a file or
+            folder that is named is meant.
 
     Returns:
         The files, in the order of `sources` and sorted within each.
@@ -31,7 +34,7 @@ def list_inputs(sources: Sequence[str]) -> list[Path]:
     Raises:
         FileNotFoundError: If a source names no file.
     """
-    found = [path for source in sources for path in _files_of(source)]
+    found = [path for source in sources for path in _files_of(source, output)]
     return list(dict.fromkeys(found))
 
 
@@ -55,7 +58,7 @@ def result_names(paths: Sequence[Path], reserved: Collection[str] = ()) -> list[
     return [names.get(path, f"{number}_{path.name}") for number, path in enumerate(paths)]
 
 
-def _files_of(source: str) -> list[Path]:
+def _files_of(source: str, output: Path | None) -> list[Path]:
     path = Path(source)
     if path.is_file():
         return [path]
@@ -63,7 +66,17 @@ def _files_of(source: str) -> list[Path]:
     files = sorted(file for file in inside if file.is_file() and _is_picture(file))
     if not files:
         raise FileNotFoundError(f"{source}: no image file, and no folder or pattern that holds any")
-    return files
+    if path.is_dir() or output is None or output.resolve() in _fixed_part(path).resolve().parents:
+        return files
+    images = [file for file in files if output.resolve() not in file.resolve().parents]
+    if not images:
+        raise FileNotFoundError(f"{source}: no image file but results in {output}, the folder of --output")
+    return images
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder that a pattern names before its first wildcard."""
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
 
 
 def _is_picture(path: Path) -> bool:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from kmaskformer import build, data
-from kmaskformer.command_line.command import USER_ERRORS, make_parser, one_line_errors
+from kmaskformer.command_line.command import USER_ERRORS, add_overrides, make_parser, one_line_errors
 from kmaskformer.config import Config, load_config
 from kmaskformer.data.inspection import Finding, SplitFacts, find_problems, read_facts
+from kmaskformer.data.label_spaces import IGNORE_VALUES
 from kmaskformer.dataset_report import draw_contact_sheet, write_report
 
 DESCRIPTION = """\
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments, inspect, print and write; returns the exit status."""
     parser = make_parser("inspect", DESCRIPTION, EXAMPLES)
     parser.add_argument("--config", help="YAML file of the experiment; its splits are inspected")
-    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
+    add_overrides(parser)
     parser.add_argument("--splits", nargs="+", default=["train", "val"], choices=("train", "val"))
     parser.add_argument("--images", help="folder or pattern, instead of --config")
     parser.add_argument("--masks", help="folder or pattern with {stem}")
@@ -68,18 +69,22 @@ def open_splits(options: argparse.Namespace) -> tuple[Config | None, dict[str, A
         # Images without labels are to be listed, all of them, and not to stop the inspection; sizes are the files' own.
         config = load_config(options.config, [*options.set, "data.on_error=skip", "data.reduced_decoding=false"])
         return config, {split: build.build_reader(config.data, split) for split in options.splits}
-    classes: Any = options.classes
-    if "," in classes:
-        classes = [name.strip() for name in classes.split(",")]
     reader = data.from_folders(
         options.images,
         options.masks,
-        classes,
+        parse_classes(options.classes),
         instances=options.instances,
         background=options.background,
         on_error="skip",
     )
     return None, {"images": reader}
+
+
+def parse_classes(text: str) -> str | list[str]:
+    """What `--classes` says: a class table or a label space by its name, or the names of the classes."""
+    if Path(text).is_file() or text.lower().endswith((".json", ".csv")) or text in IGNORE_VALUES:
+        return text
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def expectations(config: Config | None, num_queries: int) -> dict[str, Any]:

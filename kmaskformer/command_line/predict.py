@@ -15,7 +15,7 @@ from tqdm import tqdm
 from kmaskformer.command_line.command import make_parser, one_line_errors
 from kmaskformer.command_line.inputs import is_video, list_inputs, result_names
 from kmaskformer.command_line.video import VideoFrames, VideoWriter, import_av
-from kmaskformer.command_line.weights import WEIGHTS_HELP, open_segmenter
+from kmaskformer.command_line.weights import WEIGHTS_HELP, add_result_options, open_segmenter
 from kmaskformer.evaluation.prediction_files import PredictionFiles
 from kmaskformer.segmenter import Segmenter
 
@@ -48,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--input", required=True, nargs="+", help="image or video files, folders of them, or patterns in quotes"
     )
     parser.add_argument("--output", required=True, help="folder for the results; created")
-    parser.add_argument("--task", default="semantic", choices=("semantic", "instance", "panoptic"))
-    parser.add_argument("--inference", default="default", choices=("default", "general"))
+    add_result_options(parser, "semantic")
     parser.add_argument(
         "--format",
         default="all",
@@ -65,11 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    paths, output = list_inputs(options.input), Path(options.output)
+    output = Path(options.output)
     _check_output(output, options.input)
+    paths = list_inputs(options.input, output)
     if any(map(is_video, paths)):
         import_av()
-    segmenter, _ = open_segmenter(options.weights, options.task, options.inference)
+    segmenter, _ = open_segmenter(options.weights, options)
     results = Results(segmenter, output, options.format)
     failed = 0
     for path, name in tqdm(list(zip(paths, result_names(paths, RESERVED), strict=True)), unit="file"):

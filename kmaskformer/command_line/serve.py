@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kmaskformer.command_line.command import make_parser, one_line_errors
+from kmaskformer.extras import missing_extra
+from kmaskformer.serving.limits import Limits
 
-try:
+if TYPE_CHECKING:
     from kmaskformer.serving.app import SegmentationServer
-    from kmaskformer.serving.limits import Limits
     from kmaskformer.serving.model import ServedModel
-    from kmaskformer.serving.server import make_server
-except ModuleNotFoundError as missing:
-    raise SystemExit(f"error: serving needs {missing.name}. Install it: pip install 'kmaskformer[serve]'") from missing
 
 DESCRIPTION = """\
 Serve SavedModels of `kmaskformer export` over HTTP until SIGINT or SIGTERM. At the root is a page to try them in a
@@ -37,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "batch_images": options.max_batch,
     }
     with one_line_errors():
-        server = SegmentationServer([_load(argument) for argument in options.model], Limits(**limits))
-        uvicorn_server = make_server(server, options.host, options.port)
+        server, uvicorn_server = _make_servers(options, Limits(**limits))
         socket = uvicorn_server.config.bind_socket()
     socket.listen()  # from here on clients may come
     names = ", ".join(f"{model.name} ({model.task})" for model in server.models.values())
@@ -62,7 +59,20 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     return parser.parse_args(arguments)
 
 
+def _make_servers(options: argparse.Namespace, limits: Limits) -> tuple[SegmentationServer, Any]:
+    """The application with its models, and uvicorn's server around it."""
+    try:  # only now, so that those without the extra can read the help
+        from kmaskformer.serving.app import SegmentationServer
+        from kmaskformer.serving.server import make_server
+    except ImportError as error:
+        raise missing_extra("serve", "Serving", error) from error
+    server = SegmentationServer([_load(argument) for argument in options.model], limits)
+    return server, make_server(server, options.host, options.port)
+
+
 def _load(argument: str) -> ServedModel:
+    from kmaskformer.serving.model import ServedModel
+
     name, separator, folder = argument.partition("=")
     # A folder's own name may have an equals sign, a model's name no slash.
     model = ServedModel(folder, name) if separator and "/" not in name else ServedModel(argument)

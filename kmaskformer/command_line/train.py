@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from kmaskformer import experiment
-from kmaskformer.command_line.command import make_parser, one_line_errors
+from kmaskformer.command_line.command import add_overrides, make_parser, one_line_errors
 from kmaskformer.config import load_config
+from kmaskformer.training.distribution import STRATEGIES
 from kmaskformer.training.interruption import TrainingInterrupted
 from kmaskformer.training.nonfinite import ON_NAN, NonFiniteLossError
 
@@ -27,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments and train; the exit status after SIGTERM, when a checkpoint was saved, is 143."""
     parser = make_parser("train", DESCRIPTION, EXAMPLES)
     parser.add_argument("--config", required=True, help="YAML file of the experiment")
-    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field")
+    add_overrides(parser)
     parser.add_argument("--output", required=True, help="folder of the run; created")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --output")
-    parser.add_argument("--strategy", default="none", help="none, mirrored, multi_worker or tpu")
+    parser.add_argument("--strategy", default="none", choices=STRATEGIES, help="devices to train on")
     parser.add_argument("--on-nan", choices=ON_NAN, default=ON_NAN[0], help="what to do about a non-finite loss")
     options = parser.parse_args(arguments)
     try:

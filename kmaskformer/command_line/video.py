@@ -10,6 +10,8 @@ from types import ModuleType
 
 import numpy as np
 
+from kmaskformer.extras import missing_extra
+
 CODEC = "libx264"
 """Every browser and player shows it."""
 
@@ -25,7 +27,7 @@ def import_av() -> ModuleType:
     try:
         import av
     except ImportError as error:
-        raise ImportError("videos need PyAV. Install it: pip install 'kmaskformer[video]'") from error
+        raise missing_extra("video", "Reading and writing videos", error) from error
     return av
 
 

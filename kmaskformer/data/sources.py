@@ -134,7 +134,7 @@ def from_tfds(
     data_dir: str | Path | None = None,
     limit: int = 0,
 ) -> Any:
-    """A dataset that TensorFlow Datasets has prepared; needs `pip install kmaskformer[data]`.
+    """A dataset that TensorFlow Datasets has prepared; needs the extra `data`.
 
     Args:
         name: As for `tfds.builder`: `"oxford_iiit_pet"`, `"coco/2017_panoptic"`.

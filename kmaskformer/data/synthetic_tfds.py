@@ -1,6 +1,6 @@
 """`shapes` as a TensorFlow Datasets builder, for programs that are built around that library.
 
-Needs the extra `data` (`pip install kmaskformer[data]`). The scenes are those of `data.synthetic.Shapes`:
+Needs the extra `data` (`pip install -e '.[data]'`). The scenes are those of `data.synthetic.Shapes`:
 
     builder = ShapesBuilder(data_dir="tensorflow_datasets", num_train=1000, num_validation=100)
     builder.download_and_prepare()
@@ -18,14 +18,13 @@ from typing import Any
 import tensorflow as tf
 
 from kmaskformer.data.synthetic import SHAPES_INFO, Shapes
+from kmaskformer.extras import missing_extra
 
 try:
     import tensorflow_datasets as tfds
 except ImportError as error:
-    raise ImportError(
-        "`kmaskformer.data.synthetic_tfds` needs TensorFlow Datasets. Install it with `pip install kmaskformer[data]`, "
-        "or use `kmaskformer.data.synthetic.Shapes`, which needs nothing."
-    ) from error
+    purpose = "`data.synthetic_tfds` (`data.synthetic.Shapes` needs nothing)"
+    raise missing_extra("data", purpose, error) from error
 
 
 @dataclasses.dataclass(kw_only=True)

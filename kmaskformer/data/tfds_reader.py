@@ -1,6 +1,6 @@
 """Reader of datasets that TensorFlow Datasets has prepared.
 
-Needs the extra `data` (`pip install kmaskformer[data]`). Images and maps are decoded as those of all other readers.
+Needs the extra `data` (`pip install -e '.[data]'`). Images and maps are decoded as those of all other readers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from kmaskformer.data.label_maps import segments_of_classes
 from kmaskformer.data.label_spaces import label_space
 from kmaskformer.data.synthetic import SHAPES_INFO
 from kmaskformer.data.tfds_records import Records
+from kmaskformer.extras import missing_extra
 from kmaskformer.structures import VOID, DatasetInfo, Sample
 
 Truth = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -108,9 +109,7 @@ def _builder(name: str, data_dir: str | None) -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise ImportError(
-            f"data.source tfds:{name} needs TensorFlow Datasets. Install it with `pip install kmaskformer[data]`."
-        ) from error
+        raise missing_extra("data", f"data.source tfds:{name}", error) from error
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:

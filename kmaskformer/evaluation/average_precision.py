@@ -13,6 +13,7 @@ import numpy as np
 from kmaskformer.evaluation.files import info_of_categories, read_instances
 from kmaskformer.evaluation.instance_records import checked_results, checked_truth
 from kmaskformer.evaluation.mean_iou import mean_or_nan
+from kmaskformer.extras import missing_extra
 from kmaskformer.json_files import read_json
 
 SCORE_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -89,7 +90,5 @@ def _pycocotools() -> tuple[Any, Any]:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise ImportError(
-            "Average precision needs pycocotools, which is not installed. Install it: pip install 'kmaskformer[coco]'"
-        ) from error
+        raise missing_extra("coco", "COCO's average precision", error) from error
     return COCO, COCOeval

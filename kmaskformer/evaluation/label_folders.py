@@ -51,6 +51,32 @@ def pair_label_maps(truth: Path, predictions: Path) -> list[LabelPair]:
     return [LabelPair(predictions / choice, truth / path) for path, choice in found.items()]
 
 
+def pair_cityscapes(truth: Path, predictions: Path) -> list[LabelPair]:
+    """The label maps `*_labelIds.png` of a folder, each with its prediction; none where there are no such files.
+
+    As in Cityscapes' own scripts, a prediction has the label map's city, sequence and frame for the beginning of its
+    name (`ulm_000001_000019_leftImg8bit.png`), in any subfolder.
+
+    Raises:
+        FileNotFoundError: If a label map has no prediction.
+        ValueError: If one has several.
+    """
+    by_frame = defaultdict(list)
+    true_paths = [path for path in _label_maps(truth) if path.name.endswith("_labelIds.png")]
+    for path in _label_maps(predictions) if true_paths else ():
+        by_frame[_frame(path)].append(path)
+    for path in true_paths:
+        if len(by_frame[_frame(path)]) != 1:
+            names = ", ".join(map(str, by_frame[_frame(path)])) or "none"
+            kind = ValueError if by_frame[_frame(path)] else FileNotFoundError
+            raise kind(f"{truth / path}: needs one prediction {_frame(path)}*.png in {predictions}. Received: {names}")
+    return [LabelPair(predictions / by_frame[_frame(path)][0], truth / path) for path in true_paths]
+
+
+def _frame(path: Path) -> str:
+    return "_".join(path.stem.split("_")[:3])
+
+
 def _choose(path: Path, candidates: list[Path], truth: Path, predictions: Path) -> Path | None:
     if path in candidates:
         return path

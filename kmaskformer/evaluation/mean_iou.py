@@ -178,7 +178,8 @@ class MeanIoU:
         outside &= true != self.ignore_value
         raise ValueError(
             f"Truth must hold class ids 0..{self.num_classes - 1} or `ignore_value` {self.ignore_value}. "
-            f"Received: {np.unique(true[outside])[:5].tolist()}; check the number of classes and the ignore value."
+            f"Received: {np.unique(true[outside])[:5].tolist()}; check the number of classes and the ignore value. "
+            "Files with the dataset's own ids need a label space (`evaluate_files.py --label-space`)."
         )
 
 

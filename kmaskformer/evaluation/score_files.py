@@ -23,7 +23,8 @@ from kmaskformer.evaluation.files import (
 from kmaskformer.evaluation.instance_files import own_average_precision
 from kmaskformer.evaluation.instance_records import check_instance_truth
 from kmaskformer.evaluation.joint_runs import joint_runs
-from kmaskformer.evaluation.label_folders import LabelPair, pair_label_maps
+from kmaskformer.evaluation.label_folders import LabelPair, pair_cityscapes, pair_label_maps
+from kmaskformer.evaluation.label_ids import LabelIds
 from kmaskformer.evaluation.mean_iou import MeanIoU
 from kmaskformer.evaluation.panoptic_quality import PanopticQuality, check_all_listed
 from kmaskformer.json_files import read_json
@@ -92,11 +93,48 @@ def score_semantic_folders(
     """
     pairs = pair_label_maps(Path(truth), Path(predictions))
 
-    def add(metric: MeanIoU, pair: LabelPair) -> None:
-        metric.update(read_label_map(pair.predicted), read_label_map(pair.true))
-
     def new() -> MeanIoU:
         return MeanIoU(num_classes, ignore_value, class_names, void_to_class)
+
+    return _score_label_maps(pairs, new, read_label_map, read_label_map)
+
+
+def score_label_folders(
+    truth: str | Path, predictions: str | Path, info: DatasetInfo, void_to_class: int | None = None
+) -> dict[str, float]:
+    """Semantic scores of a folder of label PNGs in a dataset's own ids against another, such as `predict` writes.
+
+    Args:
+        truth: Folder of one-channel PNGs with `info.dataset_ids` and values for unlabelled pixels; subfolders count.
+            Of Cityscapes' files those named `*_labelIds.png` count.
+        predictions: Folder with a label map of each of the truth's; see `pair_label_maps` and `pair_cityscapes`.
+        info: The label space.
+        void_to_class: If given, predictions that are no class count as this contiguous class, else as wrong.
+
+    Returns:
+        `semantic/mIoU` and all other scores of `MeanIoU.result`.
+
+    Raises:
+        FileNotFoundError: If a folder or a file is missing, or the truth holds no label map.
+        ValueError: If a file is wrong.
+    """
+    truth, predictions, ids = Path(truth), Path(predictions), LabelIds(info)
+    pairs = pair_cityscapes(truth, predictions) or pair_label_maps(truth, predictions)
+
+    def new() -> MeanIoU:
+        return MeanIoU(info.num_classes, ids.void, info.class_names, void_to_class)
+
+    return _score_label_maps(pairs, new, ids.read_predicted, ids.read_true)
+
+
+def _score_label_maps(
+    pairs: list[LabelPair],
+    new: Callable[[], MeanIoU],
+    read_predicted: Callable[[Path], np.ndarray],
+    read_true: Callable[[Path], np.ndarray],
+) -> dict[str, float]:
+    def add(metric: MeanIoU, pair: LabelPair) -> None:
+        metric.update(read_predicted(pair.predicted), read_true(pair.true))
 
     metric = _score_all(new, add, {pair: f"{pair.predicted} against {pair.true}" for pair in pairs})
     return _prefixed("semantic", metric.result())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kmaskformer.export.inference_graph import inference_graph
+from kmaskformer.extras import missing_extra
 from kmaskformer.structures import DatasetInfo
 from kmaskformer.version import __version__
 
@@ -186,4 +187,4 @@ def _check_opset(opset: int) -> None:
     try:
         import tf2onnx  # noqa: F401
     except ImportError as error:
-        raise ImportError("ONNX export needs tf2onnx. Install it: pip install 'kmaskformer[onnx]'") from error
+        raise missing_extra("onnx", "ONNX export", error) from error

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kmaskformer.extras import how_to_install
 from kmaskformer.whole_files import written_to_disk
 
 _FIXED_COLUMNS = ("step", "kind", "time")
@@ -157,8 +158,8 @@ def _tensorboard_is_installed() -> bool:
     missing = [name for name in ("tensorflow", "tensorboard") if importlib.util.find_spec(name) is None]
     if missing:
         warnings.warn(
-            f"No TensorBoard logs are written, because {' and '.join(missing)} is not installed: "
-            "pip install 'kmaskformer[tensorboard]'",
+            f"No TensorBoard logs are written, because {' and '.join(missing)} is not installed. "
+            f"{how_to_install('tensorboard')}",
             stacklevel=3,
         )
     return not missing

@@ -21,6 +21,7 @@ from kmaskformer.evaluation.score_files import score_panoptic_files
 from kmaskformer.structures import DatasetInfo
 
 VOID = 255
+PARTS = ("panoptic", "semantic", "memory")
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -32,7 +33,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--predictions", help="COCO panoptic JSON of the predictions")
     parser.add_argument("--truth-folder", help="panoptic PNGs; by default the JSON's path without .json")
     parser.add_argument("--predictions-folder", help="panoptic PNGs; by default the JSON's path without .json")
-    parser.add_argument("--parts", nargs="*", default=["panoptic", "semantic", "memory"], help="what to measure")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     parser.set_defaults(run=run)
 
 

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import copy_rate, matrix_rate
+from kmaskformer.command_line.command import one_line_errors
+from kmaskformer.extras import require_extra
 
 SIDE_SCRIPT = Path(__file__).with_name("side.py")
 SIZES = ("512x512", "800x1216")
@@ -128,6 +130,10 @@ def measure(sides: list[Side], repeats: int) -> list[list[float]]:
 
 def scaling(options: argparse.Namespace) -> None:
     """Fits `cost ~ x ** exponent` along each axis, for the time and the peak memory of a train step."""
+    if options.output:
+        with one_line_errors():
+            require_extra("plots", "matplotlib", "--output")
+            Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     curves = {}
     for backbone in options.backbones:
         for axis in options.axes:

@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from kmaskformer import build, experiment
+from kmaskformer.command_line.command import add_overrides
 from kmaskformer.config import load_config
 from kmaskformer.evaluation.evaluator import SemanticEvaluator, Truth
 from kmaskformer.export.litert import QUANTIZATIONS, export_litert
@@ -27,9 +28,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     """Adds `quantization` to the command line."""
     parser = commands.add_parser("quantization", help="mIoU, size and time of LiteRT files in float and in int8")
     parser.add_argument("--weights", required=True, help="a run's folder, or weights with its config.yaml beside")
-    parser.add_argument(
-        "--set", nargs="*", action="extend", default=[], metavar="A.B=V", help="override a field of its configuration"
-    )
+    add_overrides(parser, "override a field of its configuration")
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: the first's")
     parser.add_argument("--images", type=int, help="number of validation images; all by default")
     parser.set_defaults(run=run)

@@ -48,3 +48,16 @@ def test_names_are_the_shortest_that_tell_files_apart():
     hostile = [Path("a/b_c.png"), Path("a_b/c.png"), Path("a/b/c.png"), Path("d/b_c.png")]
     names = result_names(hostile)
     assert len(set(names)) == 4
+
+
+def test_results_of_an_earlier_run_are_not_taken_for_images(folder):
+    def listed(source, output):
+        return relative(list_inputs([str(folder / source)], folder / output), folder)
+
+    assert listed("**/*.png", "deep") == ["a.png"]
+    assert listed("**/*.png", "out") == ["a.png", "deep/a.png", "deep/c.png"]
+    assert listed("deep/*.png", "") == ["deep/a.png", "deep/c.png"], "a folder that is named is meant"
+    assert listed("deep", "") == ["deep/a.png", "deep/c.png"]
+    assert listed("deep/a.png", "deep") == ["deep/a.png"]
+    with pytest.raises(FileNotFoundError, match="but results in"):
+        listed("deep/*.png", "deep")

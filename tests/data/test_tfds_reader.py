@@ -215,7 +215,7 @@ def test_what_cannot_be_read(pets, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"masks-train.*: the file ends within a record"):
         TfdsReader("masks", info=DatasetInfo("masks", ("soil",)), data_dir=pets)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match=r"tfds:masks needs .*pip install kmaskformer\[data\]"):
+    with pytest.raises(ImportError, match=r"tfds:masks needs .*install\.sh data"):
         TfdsReader("masks", data_dir=pets)
 
 

@@ -19,11 +19,17 @@ def blocks(path, language):
 
 
 def source_of(script):
-    """Text of a script and of the subcommand that it calls."""
-    text = (REPOSITORY / script).read_text(encoding="utf-8")
-    called = re.findall(r"from kmaskformer\.command_line\.(\w+) import", text)
-    modules = [REPOSITORY / "kmaskformer" / "command_line" / f"{name}.py" for name in called]
-    return text + "".join(path.read_text(encoding="utf-8") for path in modules)
+    """Text of a script, of the subcommand that it calls, and of the modules that add options to it."""
+    text, waiting, seen = "", [REPOSITORY / script], set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        source = path.read_text(encoding="utf-8")
+        text += source
+        names = re.findall(r"from kmaskformer\.command_line\.(\w+) import", source)
+        modules = {REPOSITORY / "kmaskformer" / "command_line" / f"{name}.py" for name in names}
+        waiting += modules - seen - set(waiting)
+    return text
 
 
 @pytest.fixture(params=GUIDES, ids=lambda path: path.stem)

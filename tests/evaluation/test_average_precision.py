@@ -80,5 +80,5 @@ def test_a_missing_pycocotools_is_named(monkeypatch):
         return original(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'kmaskformer\[coco\]'"):
+    with pytest.raises(ImportError, match=r"install\.sh coco"):
         coco_average_precision(truth(10), [])

@@ -43,12 +43,12 @@ def fake_golden(script, tmp_path, monkeypatch):
 
 
 def test_table_file_and_status(script, fake_golden, capsys):
-    script.run("--golden", fake_golden, "--cases", "a", "--output", fake_golden / "table.json")
+    script.run("--golden", fake_golden, "--cases", "a", "--output", fake_golden / "out" / "table.json")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| case | features, of the largest | logits, absolute | losses, relative |")
     assert lines[2].startswith("| limit | 1.0e-04 | 5.0e-04 | 1.0e-04 | 1.0e-03 | 1.0e-02 | 100.000% | 99.900% |")
     assert lines[3:] == ["| a | - | 2.0e-05 | - | - | - | - | 99.950% | - |"]
-    assert json.loads((fake_golden / "table.json").read_text())["a"]["logits"] == {"x": 1e-5, "y": 2e-5}
+    assert json.loads((fake_golden / "out" / "table.json").read_text())["a"]["logits"] == {"x": 1e-5, "y": 2e-5}
     with pytest.raises(SystemExit) as caught:
         script.run("--golden", fake_golden)
     assert caught.value.code == "Beyond the limits:\nb: logits: y: 0.0006, limit 0.0005"

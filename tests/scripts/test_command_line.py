@@ -98,7 +98,8 @@ def test_predict_keeps_images_of_one_stem_apart(run_script, run_folder, tmp_path
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (32, 32)).save(folder / name)
     with pytest.raises(SystemExit):
-        run_script("predict", "--weights", run_folder, "--input", folder, "--output", tmp_path / "out")
+        arguments = ["--input", folder, "--output", tmp_path / "out", "--task", "semantic"]
+        run_script("predict", "--weights", run_folder, *arguments)
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["a.jpg.json", "a.png.json"]
     with pytest.raises(SystemExit, match="another folder"):
         run_script("predict", "--weights", run_folder, "--input", folder, "--output", folder)
@@ -176,7 +177,16 @@ def test_predict_segments_a_video_frame_by_frame(run_script, run_folder, tmp_pat
     with VideoWriter(tmp_path / "clip.mp4", Fraction(10)) as writer:
         for level in range(5):
             writer.add(np.full((40, 60, 3), 50 * level, np.uint8))
-    arguments = ["--input", tmp_path / "clip.mp4", "--output", tmp_path / "out", "--frame-step", "2"]
+    arguments = [
+        "--input",
+        tmp_path / "clip.mp4",
+        "--output",
+        tmp_path / "out",
+        "--frame-step",
+        "2",
+        "--task",
+        "semantic",
+    ]
     with pytest.raises(SystemExit) as exit_:
         run_script("predict", "--weights", run_folder, *arguments)
     assert exit_.value.code == 0
@@ -195,3 +205,10 @@ def test_predict_takes_a_preset(run_script, run_folder, pictures, tmp_path):
     with pytest.raises(SystemExit) as exit_:
         run_script("predict", "--weights", tmp_path / "preset", *arguments)
     assert exit_.value.code == 0 and (tmp_path / "out" / "a_overlay.png").exists()
+
+
+def test_evaluate_takes_a_preset(run_script, run_folder, tmp_path, capsys):
+    save_to_preset(load_model(run_folder), tmp_path / "preset")
+    with pytest.raises(SystemExit) as exit_:
+        run_script("evaluate", "--config", run_folder / "config.yaml", "--weights", tmp_path / "preset")
+    assert exit_.value.code == 0 and "panoptic/PQ " in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -38,7 +39,14 @@ def panoptic(tmp_path):
 
 
 def run(script, tmp_path, *arguments):
-    status = script.main([*arguments, "--output", str(tmp_path / "out" / "metrics.json")])
+    """The scores, or the exit status of a script that ends in an error, which is then printed."""
+    try:
+        status = script.main([*arguments, "--output", str(tmp_path / "out" / "metrics.json")])
+    except SystemExit as exit_:
+        if isinstance(exit_.code, int):
+            raise
+        print(exit_.code, file=sys.stderr)
+        status = 1
     return json.loads((tmp_path / "out" / "metrics.json").read_text()) if status == 0 else status
 
 
@@ -106,9 +114,9 @@ def test_label_folders_need_the_number_of_classes(script, capsys):
     assert "add --classes N" in capsys.readouterr().err
 
 
-def test_wrong_files_end_with_one_line_and_status_1(script, tmp_path, capsys):
-    assert script.main(["panoptic", "--truth", "no.json", "--predictions", "no.json"]) == 1
-    assert capsys.readouterr().err == "error: no.json: no such JSON file\n"
+def test_wrong_files_end_with_one_line(script):
+    with pytest.raises(SystemExit, match=r"^error: no\.json: no such JSON file$"):
+        script.main(["panoptic", "--truth", "no.json", "--predictions", "no.json"])
 
 
 def test_panoptic_files_that_do_not_fit(tmp_path):
@@ -259,3 +267,49 @@ def test_a_wrong_output_is_refused_before_anything_is_read(script, capsys):
     with pytest.raises(SystemExit):
         script.main(["panoptic", "--truth", "a", "--predictions", "b", "--output", "scores.txt"])
     assert "--output must end in .json or .csv: scores.txt" in capsys.readouterr().err
+
+
+def label_maps(tmp_path, true, predicted, true_name="x.png", predicted_name="x.png"):
+    """Two folders with a label map each, as arguments."""
+    write_label_map(tmp_path / "truth" / true_name, np.array([true]))
+    write_label_map(tmp_path / "predictions" / predicted_name, np.array([predicted]))
+    return ["semantic", "--truth", str(tmp_path / "truth"), "--predictions", str(tmp_path / "predictions")]
+
+
+def test_a_label_space_reads_the_ids_of_the_dataset(script, tmp_path, capsys):
+    """What predict.py writes: ADE20K's classes are 1..150, and 0 is unlabelled."""
+    arguments = label_maps(tmp_path, [1, 1, 150, 0], [1, 150, 150, 1])
+    assert run(script, tmp_path, *arguments, "--classes", "150") == 1
+    assert "--label-space" in capsys.readouterr().err
+    scores = run(script, tmp_path, *arguments, "--label-space", "ade20k_150")
+    assert scores["semantic/IoU/wall"] == scores["semantic/IoU/flag"] == 0.5
+    assert scores["semantic/pACC"] == pytest.approx(2 / 3)
+    with pytest.raises(SystemExit):
+        script.main([*arguments, "--label-space", "ade20k_150", "--classes", "150"])
+    assert "leave --classes out" in capsys.readouterr().err
+
+
+def test_a_label_space_of_a_file(script, tmp_path, capsys):
+    (tmp_path / "classes.json").write_text(
+        json.dumps({"classes": [{"id": 3, "name": "soil"}, {"id": 700, "name": "crop"}], "ignore": 9})
+    )
+    arguments = [*label_maps(tmp_path, [3, 700, 9, 3], [3, 3, 3, 65535]), "--label-space", "absent.json"]
+    assert run(script, tmp_path, *arguments) == 1
+    assert "error: absent.json: no such class table" in capsys.readouterr().err
+    arguments[-1] = str(tmp_path / "classes.json")
+    scores = run(script, tmp_path, *arguments)
+    assert scores["semantic/IoU/soil"] == pytest.approx(1 / 3) and scores["semantic/IoU/crop"] == 0
+    label_maps(tmp_path, [3, 4, 9, 3], [3, 3, 3, 3])
+    assert run(script, tmp_path, *arguments) == 1
+    assert "truth/x.png: the truth must hold ids of the 2 classes" in capsys.readouterr().err
+
+
+def test_cityscapes_files_as_they_unpack(script, tmp_path):
+    """Of 34 ids 19 are evaluated, and the others unlabelled; names have city, sequence and frame in common."""
+    name = "ulm_000001_000019"
+    true, predicted = f"ulm/{name}_gtFine_labelIds.png", f"{name}_leftImg8bit.png"
+    arguments = label_maps(tmp_path, [7, 0, 29, 255, 8], [7, 8, 7, 8, 8], true, predicted)
+    write_label_map(tmp_path / "truth" / "ulm" / f"{name}_gtFine_instanceIds.png", np.array([[24000]]))
+    scores = run(script, tmp_path, *arguments, "--label-space", "cityscapes_19")
+    assert scores["semantic/IoU/road"] == scores["semantic/IoU/sidewalk"] == 1.0
+    assert scores["semantic/mIoU_truth_classes"] == 1.0

@@ -63,3 +63,22 @@ def test_no_such_folder(inspect_dataset, folder, capsys):
     assert "error: The dataset is empty: no file matches 'nowhere'" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         inspect_dataset.main(["--images", "nowhere"])
+
+
+def test_what_classes_may_be(tmp_path, monkeypatch):
+    from kmaskformer.command_line.inspect import parse_classes
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table").write_text("[]")
+    (tmp_path / "soil").mkdir()
+    assert parse_classes("nucleus") == ["nucleus"]
+    assert parse_classes("soil, crop,,weed, ") == ["soil", "crop", "weed"]
+    assert parse_classes("soil") == ["soil"], "a folder is no class table"
+    for file in ("table", "absent.json", "absent.CSV", "ade20k_150"):
+        assert parse_classes(file) == file
+
+
+def test_instances_of_one_class(inspect_dataset, folder, capsys):
+    arguments = ["--images", str(folder / "images"), "--masks", str(folder / "masks"), "--classes", "nucleus"]
+    assert inspect_dataset.main([*arguments, "--instances"]) == 0
+    assert "nucleus: 3 images, 3 segments" in capsys.readouterr().out

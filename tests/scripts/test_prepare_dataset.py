@@ -91,8 +91,8 @@ def test_wrong_arguments(script, capsys, arguments, message):
     ["ade20k", "ade20k_full", "ade20k_panoptic", "coco_stuff", "cityscapes", "cityscapes_panoptic", "mapillary",
      "coco_panoptic", "coco_instance"],
 )  # fmt: skip
-def test_an_empty_folder_is_an_error_in_one_line(script, tmp_path, capsys, name):
+def test_an_empty_folder_is_an_error_in_one_line(script, tmp_path, name):
     output = ["--output", str(tmp_path)] if script.DATASETS[name].tasks else []
-    assert script.main([name, "--source", str(tmp_path), *output]) == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and str(tmp_path) in error
+    with pytest.raises(SystemExit) as exit_:
+        script.main([name, "--source", str(tmp_path), *output])
+    assert str(exit_.value).startswith("error: ") and str(tmp_path) in str(exit_.value)
