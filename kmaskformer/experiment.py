@@ -26,8 +26,8 @@ from kmaskformer import build, report
 from kmaskformer.config import Config, config_to_dict, load_config, save_config
 from kmaskformer.data.skipping import SkippingReader
 from kmaskformer.evaluation.evaluator import SemanticEvaluator, Truth
-from kmaskformer.evaluation.files import summarize
 from kmaskformer.evaluation.run import Evaluation
+from kmaskformer.evaluation.score_tables import summarize
 from kmaskformer.evaluation.scored_images import ScoredImages
 from kmaskformer.evaluation.written_predictions import WrittenPredictions, writing
 from kmaskformer.inference.augmented import Augmentation

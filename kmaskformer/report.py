@@ -11,13 +11,13 @@ from PIL import Image
 
 from kmaskformer import charts, visualize
 from kmaskformer.data.truth import true_result
-from kmaskformer.evaluation.files import write_metrics
 from kmaskformer.evaluation.mean_iou import MeanIoU
 from kmaskformer.evaluation.score_tables import (
     Difference,
     differences,
     main_columns,
     write_classes,
+    write_metrics,
     write_rows,
 )
 from kmaskformer.evaluation.scored_images import ScoredImages

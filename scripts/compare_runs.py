@@ -13,8 +13,7 @@ from pathlib import Path
 
 from kmaskformer import report
 from kmaskformer.command_line.command import one_line_errors
-from kmaskformer.evaluation.files import summarize
-from kmaskformer.evaluation.score_tables import format_differences
+from kmaskformer.evaluation.score_tables import format_differences, summarize
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

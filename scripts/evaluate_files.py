@@ -19,7 +19,7 @@ from kmaskformer.command_line.command import one_line_errors
 from kmaskformer.data.label_spaces import IGNORE_VALUES
 from kmaskformer.data.sources import class_record
 from kmaskformer.evaluation import score_files
-from kmaskformer.evaluation.files import format_scores, write_metrics
+from kmaskformer.evaluation.score_tables import format_scores, write_metrics
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -11,8 +11,7 @@ from kmaskformer import experiment
 from kmaskformer.command_line.command import add_overrides, make_parser, one_line_errors
 from kmaskformer.command_line.weights import WEIGHTS_HELP, model_or_run
 from kmaskformer.config import load_config
-from kmaskformer.evaluation.files import format_scores
-from kmaskformer.evaluation.score_tables import format_classes
+from kmaskformer.evaluation.score_tables import format_classes, format_scores
 
 DESCRIPTION = """\
 Evaluate a model on the validation split of a configuration, with its metrics, sizes and thresholds, and print the

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 
 from kmaskformer.evaluation.evaluator import Evaluator
-from kmaskformer.evaluation.files import format_scores, summarize
 from kmaskformer.evaluation.run import Evaluation
+from kmaskformer.evaluation.score_tables import format_scores, summarize
 
 
 class ScoresCallback(keras.callbacks.Callback):

@@ -9,8 +9,7 @@ import numpy as np
 from keras import ops
 
 from kmaskformer.evaluation.evaluator import ImageOutputs, MetricEvaluator, Truth
-from kmaskformer.evaluation.instance_files import iou_of_overlaps
-from kmaskformer.evaluation.instance_precision import AveragePrecision, Instances
+from kmaskformer.evaluation.instance_precision import AveragePrecision, Instances, iou_of_overlaps
 from kmaskformer.inference.general import general_instances
 from kmaskformer.inference.instance import instance_inference
 from kmaskformer.structures import DatasetInfo

@@ -183,6 +183,19 @@ class AveragePrecision:
                 )
 
 
+def iou_of_overlaps(common: np.ndarray, areas: np.ndarray, true_areas: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """`(detections, truths)` intersection over union; over the detection's own area where the truth is a crowd.
+
+    Args:
+        common: `(detections, truths)` pixels in both.
+        areas: `(detections,)` pixels.
+        true_areas: `(truths,)` pixels.
+        crowd: `(truths,)` bool.
+    """
+    union = np.where(crowd, areas[:, None], areas[:, None] + true_areas - common)
+    return np.divide(common, union, out=np.zeros(common.shape), where=union > 0)
+
+
 def _match(iou: np.ndarray, ignored_truths: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which detections, in the order of their scores, find a true instance, and which of those an ignored one.
 

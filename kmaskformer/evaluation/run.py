@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kmaskformer.evaluation.evaluator import CombinedEvaluator, Evaluator, ImageOutputs, Truth, image_name
-from kmaskformer.evaluation.files import summarize
+from kmaskformer.evaluation.score_tables import summarize
 from kmaskformer.evaluation.state import read_state, save_state
 from kmaskformer.inference.tiles import Tiling, stitch
 from kmaskformer.structures import DatasetInfo

@@ -14,18 +14,13 @@ import numpy as np
 
 from kmaskformer.data.images import read_label_map, read_panoptic_ids
 from kmaskformer.evaluation.average_precision import coco_average_precision
-from kmaskformer.evaluation.files import (
-    PanopticFile,
-    info_of_categories,
-    read_instances,
-    read_panoptic_file,
-)
-from kmaskformer.evaluation.instance_files import own_average_precision
+from kmaskformer.evaluation.files import PanopticFile, info_of_categories, read_instances, read_panoptic_file
 from kmaskformer.evaluation.instance_records import check_instance_truth
 from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.evaluation.label_folders import LabelPair, pair_cityscapes, pair_label_maps
 from kmaskformer.evaluation.label_ids import LabelIds
 from kmaskformer.evaluation.mean_iou import MeanIoU
+from kmaskformer.evaluation.own_average_precision import own_average_precision
 from kmaskformer.evaluation.panoptic_quality import PanopticQuality, check_all_listed
 from kmaskformer.json_files import read_json
 from kmaskformer.structures import VOID, DatasetInfo

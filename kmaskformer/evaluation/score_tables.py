@@ -1,16 +1,70 @@
-"""Scores as tables: by class, and of two runs side by side."""
+"""Scores as text and tables: written as files, shown, by class, and of two runs side by side."""
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-from kmaskformer.evaluation.files import shown, write_rows
+from typing import Any, NamedTuple
 
 MAIN_CLASS_SCORES = ("PQ", "IoU", "AP")
 """The score of a class that charts show, whichever an evaluator has."""
+
+_COUNTS = ("TP", "FP", "FN", "images", "failed_images")
+
+
+def write_metrics(scores: Mapping[str, float], path: str | Path) -> Path:
+    """Writes scores to a `.json` (one flat object) or a `.csv` (columns `name`, `value`).
+
+    Undefined scores (NaN) are `null` in JSON, which has no NaN, and empty in CSV.
+
+    Returns:
+        The path; its folder is made.
+
+    Raises:
+        ValueError: If the path ends neither in `.json` nor in `.csv`.
+    """
+    path = Path(path)
+    if path.suffix not in (".json", ".csv"):
+        raise ValueError(f"`path` must end in .json or .csv. Received: path={path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        plain = {key: None if math.isnan(value) else float(value) for key, value in scores.items()}
+        path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    else:
+        write_rows(path, [("name", "value"), *((key, float(value)) for key, value in scores.items())])
+    return path
+
+
+def write_rows(path: str | Path, rows: Iterable[Sequence]) -> None:
+    """Writes a CSV; NaN is empty."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(["" if _is_nan(cell) else cell for cell in row] for row in rows)
+
+
+def summarize(scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores without the per-class entries: `panoptic/PQ` stays, `panoptic/PQ/person` goes."""
+    return {key: value for key, value in scores.items() if key.count("/") <= 1}
+
+
+def format_scores(scores: Mapping[str, float]) -> str:
+    """A short table of the summary, one score a line, for a terminal."""
+    rows = [(key, shown(key, value)) for key, value in summarize(scores).items()]
+    width = max((len(key) for key, _ in rows), default=0)
+    return "\n".join(f"{key:<{width}}  {value:>6}" for key, value in rows)
+
+
+def shown(name: str, value: float) -> str:
+    """A score as text: four places, whole numbers for counts, `-` where it is undefined."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if name.partition("/")[2].partition("/")[0] in _COUNTS else f"{value:.4f}"
+
+
+def _is_nan(cell: Any) -> bool:
+    return isinstance(cell, float) and math.isnan(cell)
 
 
 def class_table(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:

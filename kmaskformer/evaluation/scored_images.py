@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kmaskformer.evaluation.evaluator import Evaluator, ImageOutputs, Truth
-from kmaskformer.evaluation.files import write_rows
+from kmaskformer.evaluation.score_tables import write_rows
 from kmaskformer.structures import DatasetInfo
 
 _ARRAYS = ("image_ids", "image_scores")

@@ -10,8 +10,8 @@ import pytest
 
 from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.evaluation.average_precision import coco_average_precision
-from kmaskformer.evaluation.instance_files import own_average_precision
 from kmaskformer.evaluation.instance_precision import AveragePrecision, Instances
+from kmaskformer.evaluation.own_average_precision import own_average_precision
 from kmaskformer.evaluation.state import read_state, save_state
 from kmaskformer.structures import DatasetInfo
 

@@ -10,8 +10,8 @@ import pytest
 
 from kmaskformer.data.run_lengths import decode_mask, encode_mask
 from kmaskformer.evaluation.average_precision import coco_average_precision
-from kmaskformer.evaluation.instance_files import own_average_precision
 from kmaskformer.evaluation.instance_records import checked_results, checked_truth
+from kmaskformer.evaluation.own_average_precision import own_average_precision
 from kmaskformer.evaluation.score_files import score_instance_files
 
 SIZE = (20, 30)

@@ -13,7 +13,7 @@ from PIL import Image
 from kmaskformer.data.images import read_label_map, read_panoptic_ids
 from kmaskformer.data.label_spaces import label_space
 from kmaskformer.data.run_lengths import decode_mask
-from kmaskformer.evaluation import files
+from kmaskformer.evaluation import files, score_tables
 from kmaskformer.evaluation.prediction_files import PredictionFiles
 from kmaskformer.json_files import read_json
 from kmaskformer.structures import VOID, DatasetInfo
@@ -109,9 +109,9 @@ SCORES = {"panoptic/PQ": 0.5, "panoptic/PQ/person": float("nan"), "panoptic/TP/p
 
 
 def test_metrics_as_json_and_csv(tmp_path):
-    content = json.loads(files.write_metrics(SCORES, tmp_path / "run" / "metrics.json").read_text())
+    content = json.loads(score_tables.write_metrics(SCORES, tmp_path / "run" / "metrics.json").read_text())
     assert content == {"panoptic/PQ": 0.5, "panoptic/PQ/person": None, "panoptic/TP/person": 12, "semantic/mIoU": None}
-    with files.write_metrics(SCORES, tmp_path / "metrics.csv").open() as file:
+    with score_tables.write_metrics(SCORES, tmp_path / "metrics.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[:3] == [["name", "value"], ["panoptic/PQ", "0.5"], ["panoptic/PQ/person", ""]]
 
@@ -120,16 +120,16 @@ def test_metrics_as_json_and_csv(tmp_path):
 def test_names_of_any_alphabet_are_written_as_utf_8(tmp_path, monkeypatch, name):
     # Where the locale's encoding is another.
     monkeypatch.setattr("io.text_encoding", lambda encoding, stacklevel=2: encoding or "ascii")
-    path = files.write_metrics({f"semantic/IoU/{name}": 0.5}, tmp_path / "metrics.csv")
+    path = score_tables.write_metrics({f"semantic/IoU/{name}": 0.5}, tmp_path / "metrics.csv")
     assert path.read_bytes().decode("utf-8").splitlines() == ["name,value", f"semantic/IoU/{name},0.5"]
     (tmp_path / "names.json").write_bytes(f'"{name}"'.encode())
     assert read_json(tmp_path / "names.json") == name
 
 
 def test_summary_and_table():
-    assert list(files.summarize(SCORES)) == ["panoptic/PQ", "semantic/mIoU"]
-    assert files.format_scores(SCORES).splitlines() == ["panoptic/PQ    0.5000", "semantic/mIoU       -"]
-    assert files.format_scores({"evaluation/images": 12.0}) == "evaluation/images      12"
+    assert list(score_tables.summarize(SCORES)) == ["panoptic/PQ", "semantic/mIoU"]
+    assert score_tables.format_scores(SCORES).splitlines() == ["panoptic/PQ    0.5000", "semantic/mIoU       -"]
+    assert score_tables.format_scores({"evaluation/images": 12.0}) == "evaluation/images      12"
 
 
 def write(path, content):
@@ -159,7 +159,7 @@ def write(path, content):
             "a.json: expected a COCO result",
         ),
         (lambda p: files.info_of_categories([]), ValueError, "at least one category"),
-        (lambda p: files.write_metrics({}, p / "a.txt"), ValueError, r"\.json or \.csv. Received: path=.*a.txt"),
+        (lambda p: score_tables.write_metrics({}, p / "a.txt"), ValueError, r"\.json or \.csv. Received: path=.*a.txt"),
         (lambda p: files.write_panoptic_png(p / "a.png", np.array([[2**24]])), ValueError, "0..16777215. Received: "),
         (lambda p: files.write_label_map(p / "a.png", np.array([[-1]])), ValueError, "0..65535. Received: -1..-1"),
         (lambda p: files.write_label_map(p / "a.png", np.array([[2]]), (1, 187)), ValueError, "0..1. Received: 2..2"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from kmaskformer.data.run_lengths import decode_mask
 from kmaskformer.evaluation.files import info_of_categories
-from kmaskformer.evaluation.instance_precision import MAX_DETECTIONS, AveragePrecision, Instances
+from kmaskformer.evaluation.instance_precision import MAX_DETECTIONS, AveragePrecision, Instances, iou_of_overlaps
 from kmaskformer.evaluation.instance_records import checked_results, checked_truth, image_sizes, with_run_lengths
 
 
@@ -114,19 +114,6 @@ def _iou(
         end = np.minimum(first[:, :2] + first[:, 2:], second[column, :2] + second[column, 2:])
         common[:, column] = np.prod(np.maximum(end - start, 0), axis=1)
     return iou_of_overlaps(common, first_areas, second_areas, crowd)
-
-
-def iou_of_overlaps(common: np.ndarray, areas: np.ndarray, true_areas: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """`(detections, truths)` intersection over union; over the detection's own area where the truth is a crowd.
-
-    Args:
-        common: `(detections, truths)` pixels in both.
-        areas: `(detections,)` pixels.
-        true_areas: `(truths,)` pixels.
-        crowd: `(truths,)` bool.
-    """
-    union = np.where(crowd, areas[:, None], areas[:, None] + true_areas - common)
-    return np.divide(common, union, out=np.zeros(common.shape), where=union > 0)
 
 
 def _classes(records: list, contiguous: Mapping[Any, int]) -> np.ndarray:
