@@ -199,3 +199,8 @@ def _check_augmentation(config: Config) -> Iterator[str]:
         yield f"{prefix}: {' and '.join(f'`{name}`' for name in ways)} both choose the size; set one of them"
     if augmentation.jitter_range and not augmentation.crop:
         yield f"{prefix}.jitter_range: needs `crop`, the size that images are fitted into first"
+    if augmentation.quarter_turns and len(set(augmentation.crop)) > 1:
+        yield (
+            f"{prefix}.quarter_turns: needs a square `crop`, or turned images would not fit. "
+            f"Received: {list(augmentation.crop)}"
+        )
