@@ -54,6 +54,8 @@ _NOT_NEGATIVE = (
     "data.max_segments",
     "data.generated_classes",
     "data.test_shortest_edge",
+    "data.test_longest_edge",
+    "data.augmentation.longest_edge",
     "evaluation.tile_size",
     "evaluation.augmentation.longest_edge",
     "training.evaluate_every",

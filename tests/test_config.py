@@ -133,6 +133,10 @@ ERRORS |= {  # of quarter turns
         "data.augmentation.quarter_turns: needs a square `crop`, or turned images would not fit. Received: [32, 64]"
     ),
 }
+ERRORS |= {  # of bounds of the longer side, where 0 is none
+    "data: {augmentation: {longest_edge: -1}}": "data.augmentation.longest_edge: must not be negative. Received: -1",
+    "data: {test_longest_edge: -1}": "data.test_longest_edge: must not be negative. Received: -1",
+}
 ERRORS |= {  # of tiles and numbers of layers
     "model: {pixel_decoder: {encoder_layers: -6}}": "model.pixel_decoder.encoder_layers: must not be negative",
     "model: {transformer_decoder: {encoder_layers: -1}}": "model.transformer_decoder.encoder_layers: must not be",
