@@ -14,7 +14,7 @@ import json
 import math
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,23 +101,24 @@ def train(
         )
         checkpoint = latest_checkpoint(output / "checkpoints") if resume else None
         state = restore_checkpoint(model, checkpoint) if checkpoint else RunState(step=0, epoch=0, batch=0)
+    scores, draw = _observations(model, config, readers["val"])
     # Only now, when data and model are known to be good: a failed start leaves no folder in the way of the next.
     with _own_folder(output, is_chief(devices)) as folder:
         with written_to_disk(folder / CONFIG_FILE) as path:
             save_config(config, path)
         run_log = RunLog(folder, start_step=state.step)
-        observers = _observers(model, config, readers["val"], folder, run_log)
+        observers = _observers(scores, draw, config, folder, run_log)
         if strategy != "multi_worker":  # where the others do not know what is in the chief's log
             _make_up(observers, model, config, run_log, state.step)
         if state.step < config.training.steps:
             _fit(model, config, readers, folder, observers, run_log, state, on_nan)
         with averaged_weights(model):
             save_model(model, folder / MODEL_FILE)
-        scores = _newest_scores(run_log)
+        final_scores = _newest_scores(run_log)
         with written_to_disk(folder / "metrics.json") as path:
-            path.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(final_scores, indent=1) + "\n", encoding="utf-8")
         run_log.close()
-    return scores
+    return final_scores
 
 
 @contextlib.contextmanager
@@ -280,7 +281,7 @@ def build_segmenter(
         task=task,
         inference=inference,
         shortest_edge=data.test_shortest_edge or None,
-        longest_edge=data.test_longest_edge if data.test_shortest_edge else None,
+        longest_edge=(data.test_longest_edge or None) if data.test_shortest_edge else None,
         object_mask_threshold=None if general else evaluation.object_mask_threshold,
         overlap_threshold=None if general else evaluation.overlap_threshold,
         score_threshold=evaluation.score_threshold,
@@ -379,15 +380,12 @@ def _readable(reader: Any, config: Config) -> Any:
     return SkippingReader(reader) if config.data.on_error == "skip" else reader
 
 
-def _observers(model: Any, config: Config, reader: Any, output: Path, run_log: RunLog) -> list[Any]:
-    """What evaluates and draws after each stretch, with averaged weights where there are any."""
-    best_metric = config.evaluation.best_metric or None
+def _observations(model: Any, config: Config, reader: Any) -> tuple[Callable[[], dict], Callable[[], np.ndarray]]:
+    """What scores the model and what draws its predictions, with averaged weights where there are any."""
     validation = build.build_dataset(config.data, "val", reader=reader)
     evaluation = Evaluation(model, build.build_evaluators(config.evaluation), build.build_tiling(config.evaluation))
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
-
     shown = _readable(reader, config)
-    stretch = _stretch(config)
 
     def draw() -> np.ndarray:
         with averaged_weights(model):
@@ -397,6 +395,13 @@ def _observers(model: Any, config: Config, reader: Any, output: Path, run_log: R
         with averaged_weights(model):
             return summarize(evaluation.run(validation, progress=False))
 
+    return scores, draw
+
+
+def _observers(scores: Callable, draw: Callable, config: Config, output: Path, run_log: RunLog) -> list[Any]:
+    """What evaluates and draws after each stretch."""
+    stretch = _stretch(config)
+    best_metric = config.evaluation.best_metric or None
     best_weights = best_metric and output / "best.weights.h5"
     return [
         EvaluateCallback(scores, run_log, every_steps=stretch, monitor=best_metric, best_weights=best_weights),

@@ -69,6 +69,23 @@ def test_a_failed_start_leaves_no_folder_in_the_way(repository, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_start_that_the_observers_refuse_leaves_no_folder(config, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ValueError("no such task")
+
+    monkeypatch.setattr(experiment, "Segmenter", refuse)
+    with pytest.raises(ValueError, match="no such task"):
+        experiment.train(config, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_no_bound_of_the_longer_side(config, finished):
+    data = dataclasses.replace(config.data, test_shortest_edge=48, test_longest_edge=0)
+    model = experiment.load_model(finished[0])
+    segmenter = experiment.build_segmenter(model, dataclasses.replace(config, data=data), "semantic")
+    assert (segmenter.shortest_edge, segmenter.longest_edge) == (48, None)
+
+
 def test_resuming_with_another_configuration_is_refused(repository, finished):
     other = load_config(
         repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", [*TINY, "optimizer.learning_rate=1.0e-5"]
