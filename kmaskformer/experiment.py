@@ -325,7 +325,9 @@ def _fit(
         output / "checkpoints", every_steps=training.checkpoint_every or None, first_batch=state.batch
     )
     interruption = SaveOnSignal(checkpoints, functools.partial(any_worker, model.distribute_strategy))
-    images_of = functools.partial(build.training_images, config.data, readers["train"])
+    # Where broken samples are skipped, what the batches come from knows which others took their places.
+    source = readers["train"] if skipped is None else skipped
+    images_of = functools.partial(build.training_images, config.data, source)
     callbacks = [
         LossProgressBar(),
         WatchForNonFinite(on_nan, output, images_of, state.batch),
