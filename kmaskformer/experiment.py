@@ -32,6 +32,8 @@ from kmaskformer.evaluation.scored_images import ScoredImages
 from kmaskformer.evaluation.written_predictions import WrittenPredictions, writing
 from kmaskformer.inference.augmented import Augmentation
 from kmaskformer.segmenter import Segmenter
+from kmaskformer.strict_yaml import choice_error
+from kmaskformer.structures import DatasetInfo
 from kmaskformer.training.averages import averaged_weights
 from kmaskformer.training.callbacks import (
     EvaluateCallback,
@@ -72,8 +74,8 @@ def train(
 
     Raises:
         FileExistsError: If `output` holds a run already and `resume` is not asked for.
-        ValueError: If `output` holds the run of another configuration, data and model do not fit, or a batch cannot be
-            shared out among workers.
+        ValueError: If `output` holds the run of another configuration, data and model do not fit, no evaluator
+            reports `evaluation.best_metric`, or a batch cannot be shared out among workers.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         TrainingInterrupted: If the process is told to end (SIGTERM); a checkpoint has been saved.
     """
@@ -385,7 +387,9 @@ def _readable(reader: Any, config: Config) -> Any:
 def _observations(model: Any, config: Config, reader: Any) -> tuple[Callable[[], dict], Callable[[], np.ndarray]]:
     """What scores the model and what draws its predictions, with averaged weights where there are any."""
     validation = build.build_dataset(config.data, "val", reader=reader)
-    evaluation = Evaluation(model, build.build_evaluators(config.evaluation), build.build_tiling(config.evaluation))
+    evaluators = build.build_evaluators(config.evaluation)
+    _check_best_metric(config.evaluation.best_metric, evaluators, reader.info)
+    evaluation = Evaluation(model, evaluators, build.build_tiling(config.evaluation))
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
     shown = _readable(reader, config)
 
@@ -398,6 +402,16 @@ def _observations(model: Any, config: Config, reader: Any) -> tuple[Callable[[],
             return summarize(evaluation.run(validation, progress=False))
 
     return scores, draw
+
+
+def _check_best_metric(best_metric: str, evaluators: list[Any], info: DatasetInfo) -> None:
+    """Refuses a name that no evaluator reports; they tell their names before they have seen an image."""
+    names: list[str] = []
+    for evaluator in evaluators:
+        evaluator.bind(info)
+        names += summarize(evaluator.result())
+    if best_metric and best_metric not in names:
+        raise ValueError(f"evaluation.best_metric: {choice_error(names, best_metric)}")
 
 
 def _observers(scores: Callable, draw: Callable, config: Config, output: Path, run_log: RunLog) -> list[Any]:

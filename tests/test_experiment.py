@@ -79,6 +79,13 @@ def test_a_start_that_the_observers_refuse_leaves_no_folder(config, tmp_path, mo
     assert not (tmp_path / "x").exists()
 
 
+def test_a_best_metric_that_no_evaluator_reports_is_refused_at_once(config, tmp_path):
+    evaluation = dataclasses.replace(config.evaluation, best_metric="semantic/mIOU")
+    with pytest.raises(ValueError, match=r"evaluation.best_metric: must be one of .*Did you mean semantic/mIoU\?"):
+        experiment.train(dataclasses.replace(config, evaluation=evaluation), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 def test_no_bound_of_the_longer_side(config, finished):
     data = dataclasses.replace(config.data, test_shortest_edge=48, test_longest_edge=0)
     model = experiment.load_model(finished[0])
