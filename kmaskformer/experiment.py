@@ -184,7 +184,8 @@ def _write_report(
     report.write_scores(folder, scores)
     report.write_confusion(folder, evaluators)
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
-    reader = _readable(reader, config)
+    # What cannot be read has been counted as failed; it must not cost the report as well.
+    reader = SkippingReader(reader)
     draw_predictions(segmenter, reader).save(folder / "predictions.png")
     report.write_images(folder, evaluators[0], segmenter, reader)
 

@@ -164,6 +164,37 @@ def test_a_broken_sample_that_is_skipped_costs_no_picture(config):
         experiment._readable(Broken(), config)[0]
 
 
+def test_an_image_that_cannot_be_read_costs_the_report_no_other(config, finished, tmp_path, monkeypatch):
+    reader = build.build_reader(config.data, "val")
+
+    class Broken:
+        info = reader.info
+
+        def __len__(self):
+            return len(reader)
+
+        def __getitem__(self, index):
+            if index == 0:
+                raise ValueError("a.png: damaged")
+            return reader[index]
+
+    sheets = []
+
+    def draw_samples(segmenter, info, samples, captions=None):
+        sheets.append(([sample["image_id"] for sample in samples], captions))
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(build, "build_reader", lambda *_: Broken())
+    monkeypatch.setattr(experiment.report, "draw_samples", draw_samples)
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        _, scores = experiment.evaluate(config, finished[0], report_folder=tmp_path / "report")
+    assert (scores["evaluation/images"], scores["evaluation/failed_images"]) == (2, 1)
+    (_, (names, captions)) = sheets
+    assert sorted(names) == [reader[index]["image_id"] for index in (1, 2)]
+    assert [caption.partition(":")[0] for caption in captions] == names
+    assert (tmp_path / "report" / "best_and_worst.png").is_file()
+
+
 def test_instances_of_a_run_in_tiles_come_from_whole_images(config, finished):
     model = experiment.load_model(finished[0])
     tiled = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, tile_size=32))
