@@ -56,7 +56,7 @@ def load_huggingface_folder(folder: str | Path, num_classes: int | None = None) 
 
     Raises:
         FileNotFoundError: If the folder or its `config.json` does not exist.
-        ValueError: If the architecture is not supported or the weights do not fit.
+        ValueError: If the architecture is not supported, the weights do not fit, or `dataset_info.json` is not ours.
     """
     model, report = load_huggingface_model(folder, num_classes)
     if report.fresh:
@@ -77,7 +77,7 @@ def load_huggingface_model(folder: str | Path, num_classes: int | None = None) -
     }
     same_classes = num_classes in (None, _count_classes(folder, config))
     if same_classes and (folder / DATASET_FILE).is_file():
-        options["dataset_info"] = DatasetInfo.from_dict(read_json_object(folder / DATASET_FILE))
+        options["dataset_info"] = _read_dataset_info(folder / DATASET_FILE)
     arrays = read_checkpoint(folder)
     try:
         if same_classes:
@@ -108,6 +108,17 @@ def read_preprocessor(folder: str | Path) -> Preprocessing:
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(f"{path}: image_mean and image_std must have 3 entries. Received: {mean}, {std}")
     return Preprocessing(*_sizes(values), tuple(mean), tuple(std), _size_divisibility(values))
+
+
+def _read_dataset_info(path: Path) -> DatasetInfo:
+    values = read_json_object(path)
+    try:
+        return DatasetInfo.from_dict(values)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path}: not a label space that this package has written ({error}). Correct the file, or delete it to "
+            f"take the names of {CONFIG_FILE}."
+        ) from error
 
 
 def _normalization(values: Mapping[str, Any]) -> tuple[list[float], list[float]]:

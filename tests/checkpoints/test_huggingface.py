@@ -201,6 +201,14 @@ def test_things_and_colors_survive_the_export(tmp_path):
     assert load_huggingface_folder(export_to_huggingface(model, tmp_path / "x")).dataset_info == info
 
 
+def test_a_foreign_dataset_info_is_named(tmp_path):
+    """The library `datasets` writes a file of the same name."""
+    folder = write_folder(tmp_path / "hf", *fixture("resnet_basic"))
+    (folder / "dataset_info.json").write_text(json.dumps({"citation": "", "features": {}}))
+    with pytest.raises(ValueError, match=r"dataset_info\.json: .*'citation'.* delete it"):
+        load_huggingface_folder(folder)
+
+
 def test_repeated_label_names():
     config, _ = fixture("resnet_basic")
     config["id2label"] = {"2": "tree", "0": "tree", "1": "car"}
