@@ -157,7 +157,8 @@ def evaluate(
         The model and its scores.
 
     Raises:
-        ValueError: If both are given: files of the part before an interruption would be incomplete.
+        ValueError: If both `predictions` and `state_file` are given: files of the part before an interruption would be
+            incomplete.
     """
     if predictions and state_file:
         raise ValueError("An evaluation that writes predictions cannot be resumed; leave out one of the two.")
