@@ -300,9 +300,20 @@ def _reader_name(config: configs.DataConfig) -> str:
 
 
 def training_images(config: configs.DataConfig, reader: Any, batch: int) -> list[str]:
-    """Images of the training batch of a number, counted from 0 since the start of the run."""
+    """Images of the training batch of a number, counted from 0 since the start of the run.
+
+    Args:
+        config: The `data` section.
+        reader: The training reader; with `on_error: skip` the dataset's `skipped`, which knows the substitutes.
+        batch: The batch's number.
+
+    Returns:
+        As `batch_images`; empty where a service makes the batches, whose order nobody knows.
+    """
     from kmaskformer.data.batch_images import batch_images
 
+    if config.service:
+        return []
     return batch_images(reader, batch, config.batch_size, config.seed)
 
 

@@ -54,6 +54,8 @@ _NOT_NEGATIVE = (
     "data.max_segments",
     "data.generated_classes",
     "data.test_shortest_edge",
+    "data.test_longest_edge",
+    "data.augmentation.longest_edge",
     "evaluation.tile_size",
     "evaluation.augmentation.longest_edge",
     "training.evaluate_every",
@@ -199,3 +201,8 @@ def _check_augmentation(config: Config) -> Iterator[str]:
         yield f"{prefix}: {' and '.join(f'`{name}`' for name in ways)} both choose the size; set one of them"
     if augmentation.jitter_range and not augmentation.crop:
         yield f"{prefix}.jitter_range: needs `crop`, the size that images are fitted into first"
+    if augmentation.quarter_turns and len(set(augmentation.crop)) > 1:
+        yield (
+            f"{prefix}.quarter_turns: needs a square `crop`, or turned images would not fit. "
+            f"Received: {list(augmentation.crop)}"
+        )

@@ -14,7 +14,7 @@ import json
 import math
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from kmaskformer.evaluation.scored_images import ScoredImages
 from kmaskformer.evaluation.written_predictions import WrittenPredictions, writing
 from kmaskformer.inference.augmented import Augmentation
 from kmaskformer.segmenter import Segmenter
+from kmaskformer.strict_yaml import choice_error
+from kmaskformer.structures import DatasetInfo
 from kmaskformer.training.averages import averaged_weights
 from kmaskformer.training.callbacks import (
     EvaluateCallback,
@@ -72,8 +74,8 @@ def train(
 
     Raises:
         FileExistsError: If `output` holds a run already and `resume` is not asked for.
-        ValueError: If `output` holds the run of another configuration, data and model do not fit, or a batch cannot be
-            shared out among workers.
+        ValueError: If `output` holds the run of another configuration, data and model do not fit, no evaluator
+            reports `evaluation.best_metric`, or a batch cannot be shared out among workers.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         TrainingInterrupted: If the process is told to end (SIGTERM); a checkpoint has been saved.
     """
@@ -101,23 +103,24 @@ def train(
         )
         checkpoint = latest_checkpoint(output / "checkpoints") if resume else None
         state = restore_checkpoint(model, checkpoint) if checkpoint else RunState(step=0, epoch=0, batch=0)
+    scores, draw = _observations(model, config, readers["val"])
     # Only now, when data and model are known to be good: a failed start leaves no folder in the way of the next.
     with _own_folder(output, is_chief(devices)) as folder:
         with written_to_disk(folder / CONFIG_FILE) as path:
             save_config(config, path)
         run_log = RunLog(folder, start_step=state.step)
-        observers = _observers(model, config, readers["val"], folder, run_log)
+        observers = _observers(scores, draw, config, folder, run_log)
         if strategy != "multi_worker":  # where the others do not know what is in the chief's log
             _make_up(observers, model, config, run_log, state.step)
         if state.step < config.training.steps:
             _fit(model, config, readers, folder, observers, run_log, state, on_nan)
         with averaged_weights(model):
             save_model(model, folder / MODEL_FILE)
-        scores = _newest_scores(run_log)
+        final_scores = _newest_scores(run_log)
         with written_to_disk(folder / "metrics.json") as path:
-            path.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(final_scores, indent=1) + "\n", encoding="utf-8")
         run_log.close()
-    return scores
+    return final_scores
 
 
 @contextlib.contextmanager
@@ -154,7 +157,8 @@ def evaluate(
         The model and its scores.
 
     Raises:
-        ValueError: If both are given: files of the part before an interruption would be incomplete.
+        ValueError: If both `predictions` and `state_file` are given: files of the part before an interruption would be
+            incomplete.
     """
     if predictions and state_file:
         raise ValueError("An evaluation that writes predictions cannot be resumed; leave out one of the two.")
@@ -181,7 +185,8 @@ def _write_report(
     report.write_scores(folder, scores)
     report.write_confusion(folder, evaluators)
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
-    reader = _readable(reader, config)
+    # What cannot be read has been counted as failed; it must not cost the report as well.
+    reader = SkippingReader(reader)
     draw_predictions(segmenter, reader).save(folder / "predictions.png")
     report.write_images(folder, evaluators[0], segmenter, reader)
 
@@ -280,7 +285,7 @@ def build_segmenter(
         task=task,
         inference=inference,
         shortest_edge=data.test_shortest_edge or None,
-        longest_edge=data.test_longest_edge if data.test_shortest_edge else None,
+        longest_edge=(data.test_longest_edge or None) if data.test_shortest_edge else None,
         object_mask_threshold=None if general else evaluation.object_mask_threshold,
         overlap_threshold=None if general else evaluation.overlap_threshold,
         score_threshold=evaluation.score_threshold,
@@ -324,7 +329,9 @@ def _fit(
         output / "checkpoints", every_steps=training.checkpoint_every or None, first_batch=state.batch
     )
     interruption = SaveOnSignal(checkpoints, functools.partial(any_worker, model.distribute_strategy))
-    images_of = functools.partial(build.training_images, config.data, readers["train"])
+    # Where broken samples are skipped, what the batches come from knows which others took their places.
+    source = readers["train"] if skipped is None else skipped
+    images_of = functools.partial(build.training_images, config.data, source)
     callbacks = [
         LossProgressBar(),
         WatchForNonFinite(on_nan, output, images_of, state.batch),
@@ -379,15 +386,14 @@ def _readable(reader: Any, config: Config) -> Any:
     return SkippingReader(reader) if config.data.on_error == "skip" else reader
 
 
-def _observers(model: Any, config: Config, reader: Any, output: Path, run_log: RunLog) -> list[Any]:
-    """What evaluates and draws after each stretch, with averaged weights where there are any."""
-    best_metric = config.evaluation.best_metric or None
+def _observations(model: Any, config: Config, reader: Any) -> tuple[Callable[[], dict], Callable[[], np.ndarray]]:
+    """What scores the model and what draws its predictions, with averaged weights where there are any."""
     validation = build.build_dataset(config.data, "val", reader=reader)
-    evaluation = Evaluation(model, build.build_evaluators(config.evaluation), build.build_tiling(config.evaluation))
+    evaluators = build.build_evaluators(config.evaluation)
+    _check_best_metric(config.evaluation.best_metric, evaluators, reader.info)
+    evaluation = Evaluation(model, evaluators, build.build_tiling(config.evaluation))
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
-
     shown = _readable(reader, config)
-    stretch = _stretch(config)
 
     def draw() -> np.ndarray:
         with averaged_weights(model):
@@ -397,6 +403,23 @@ def _observers(model: Any, config: Config, reader: Any, output: Path, run_log: R
         with averaged_weights(model):
             return summarize(evaluation.run(validation, progress=False))
 
+    return scores, draw
+
+
+def _check_best_metric(best_metric: str, evaluators: list[Any], info: DatasetInfo) -> None:
+    """Refuses a name that no evaluator reports; they tell their names before they have seen an image."""
+    names: list[str] = []
+    for evaluator in evaluators:
+        evaluator.bind(info)
+        names += summarize(evaluator.result())
+    if best_metric and best_metric not in names:
+        raise ValueError(f"evaluation.best_metric: {choice_error(names, best_metric)}")
+
+
+def _observers(scores: Callable, draw: Callable, config: Config, output: Path, run_log: RunLog) -> list[Any]:
+    """What evaluates and draws after each stretch."""
+    stretch = _stretch(config)
+    best_metric = config.evaluation.best_metric or None
     best_weights = best_metric and output / "best.weights.h5"
     return [
         EvaluateCallback(scores, run_log, every_steps=stretch, monitor=best_metric, best_weights=best_weights),

@@ -24,7 +24,12 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_json_object(path: str | Path) -> dict[str, Any]:
-    """As `read_json`, for a file that must hold an object."""
+    """As `read_json`, for a file that must hold an object.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not JSON, or holds something else than an object.
+    """
     values = read_json(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: must hold a JSON object. Found: {type(values).__name__}. Copy or save it anew.")
@@ -32,5 +37,9 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_json_object_or_empty(path: Path) -> dict[str, Any]:
-    """As `read_json_object`, {} where there is no such file."""
+    """As `read_json_object`, {} where there is no such file.
+
+    Raises:
+        ValueError: If it is not JSON, or holds something else than an object.
+    """
     return read_json_object(path) if path.is_file() else {}

@@ -130,7 +130,7 @@ class Segmenter:
         augmentation: Augmentation | None = None,
         tiling: Tiling | None = None,
     ) -> None:
-        _check_edges(shortest_edge, longest_edge)
+        check_edges(shortest_edge, longest_edge)
         _check_task(model, task)
         _check_tiling(tiling, task, augmentation)
         self.model = model
@@ -335,8 +335,9 @@ def _check_tiling(tiling: Tiling | None, task: str, augmentation: Augmentation |
         )
 
 
-def _check_edges(*edges: int | None) -> None:
-    for name, edge in zip(("shortest_edge", "longest_edge"), edges, strict=True):
+def check_edges(shortest_edge: int | None, longest_edge: int | None) -> None:
+    """Refuses sizes that no image can be resized to, with a `ValueError`."""
+    for name, edge in (("shortest_edge", shortest_edge), ("longest_edge", longest_edge)):
         if edge is not None and edge < 1:
             raise ValueError(f"`{name}` must be a positive number of pixels, or None. Received: {name}={edge}")
 

@@ -164,22 +164,28 @@ class Targets(TypedDict, total=False):
 
 
 class ModelOutputs(TypedDict, total=False):
-    """What a mask-classification model returns.
+    """What a model returns.
 
-    `class_logits`: `(batch, queries, classes + 1)`, the last is no-object. `mask_logits`: `(batch, queries, h, w)`,
-    h and w a quarter of the padded image. `aux_outputs`: list of the same two keys for the earlier decoder layers.
+    Mask classification: `class_logits`: `(batch, queries, classes + 1)`, the last is no-object. `mask_logits`:
+    `(batch, queries, h, w)`, h and w a quarter of the padded image.
+
+    Per-pixel models: `logits`: `(batch, h, w, classes)`, h and w as above.
+
+    `aux_outputs`: list of the same keys for the earlier decoder layers, with deep supervision only.
     """
 
     class_logits: Any
     mask_logits: Any
+    logits: Any
     aux_outputs: Any
 
 
 class Segment(TypedDict):
     """One row of a result's segment table.
 
-    `id`: value in the segmentation map (from 1; 0 is void). `category_id`: contiguous class id. `label`: class name.
-    `score`: 0..1. `area`: pixels. `box`: `(left, top, right, bottom)` in pixels, right and bottom exclusive.
+    `id`: value in the segmentation map; from 1, 0 is void. In semantic results it is the class id, from 0, and -1 is
+    void. `category_id`: contiguous class id. `label`: class name. `score`: 0..1. `area`: pixels. `box`:
+    `(left, top, right, bottom)` in pixels, right and bottom exclusive.
     """
 
     id: int

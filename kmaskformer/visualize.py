@@ -115,21 +115,6 @@ def shade(color: Color, number: int) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def color_map(class_map: np.ndarray, info: DatasetInfo) -> np.ndarray:
-    """Class ids as colours.
-
-    Args:
-        class_map: `(height, width)` int contiguous class ids; every other value becomes black.
-        info: The label space.
-
-    Returns:
-        `(height, width, 3)` uint8.
-    """
-    table = np.array([*info.colors, (0, 0, 0)], np.uint8)
-    known = (class_map >= 0) & (class_map < info.num_classes)
-    return table[np.where(known, class_map, info.num_classes)]
-
-
 def add_legend(picture: Image.Image, segments: Sequence[Segment], info: DatasetInfo) -> Image.Image:
     """The picture with a strip below it that names the classes of `segments`, largest first; as it is without any."""
     areas: dict[int, int] = {}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from kmaskformer.build import build_dataset, build_reader
+from kmaskformer.build import build_dataset, build_reader, training_images
 from kmaskformer.config import ConfigError, config_from_dict, load_config
 
 
@@ -130,3 +131,11 @@ def test_reduced_decoding_keeps_what_the_augmentation_needs(tmp_path):
     config = config_from_dict({"data": values}).data
     assert build_reader(config, "train")[0]["segment_map"].shape == (32, 48)
     assert build_reader(config, "val")[0]["segment_map"].shape == (64, 96)
+
+
+def test_batches_of_a_service_have_no_known_images(tmp_path):
+    """They come in the order in which they are ready: names by number would be those of others."""
+    config = semantic_config(tmp_path, class_names=["soil", "crop", "weed"], batch_size=2)
+    reader = build_reader(config, "train")
+    assert training_images(config, reader, 0) == [str(tmp_path / "a.jpg")] * 2
+    assert training_images(dataclasses.replace(config, service="grpc://host:5000"), reader, 0) == []

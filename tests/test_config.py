@@ -128,6 +128,15 @@ ERRORS |= {  # of test-time augmentation
     "evaluation: {metrics: [panoptic], augmentation: {shortest_edges: [64]}}": "evaluation.metrics must hold semantic",
     "evaluation: {augmentation: {shortest_edges: [0]}}": "evaluation.augmentation.shortest_edges: must be positive",
 }
+ERRORS |= {  # of quarter turns
+    "data: {augmentation: {crop: [32, 64], quarter_turns: true}}": (
+        "data.augmentation.quarter_turns: needs a square `crop`, or turned images would not fit. Received: [32, 64]"
+    ),
+}
+ERRORS |= {  # of bounds of the longer side, where 0 is none
+    "data: {augmentation: {longest_edge: -1}}": "data.augmentation.longest_edge: must not be negative. Received: -1",
+    "data: {test_longest_edge: -1}": "data.test_longest_edge: must not be negative. Received: -1",
+}
 ERRORS |= {  # of tiles and numbers of layers
     "model: {pixel_decoder: {encoder_layers: -6}}": "model.pixel_decoder.encoder_layers: must not be negative",
     "model: {transformer_decoder: {encoder_layers: -1}}": "model.transformer_decoder.encoder_layers: must not be",

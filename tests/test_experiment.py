@@ -69,6 +69,30 @@ def test_a_failed_start_leaves_no_folder_in_the_way(repository, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_start_that_the_observers_refuse_leaves_no_folder(config, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ValueError("no such task")
+
+    monkeypatch.setattr(experiment, "Segmenter", refuse)
+    with pytest.raises(ValueError, match="no such task"):
+        experiment.train(config, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_best_metric_that_no_evaluator_reports_is_refused_at_once(config, tmp_path):
+    evaluation = dataclasses.replace(config.evaluation, best_metric="semantic/mIOU")
+    with pytest.raises(ValueError, match=r"evaluation.best_metric: must be one of .*Did you mean semantic/mIoU\?"):
+        experiment.train(dataclasses.replace(config, evaluation=evaluation), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_no_bound_of_the_longer_side(config, finished):
+    data = dataclasses.replace(config.data, test_shortest_edge=48, test_longest_edge=0)
+    model = experiment.load_model(finished[0])
+    segmenter = experiment.build_segmenter(model, dataclasses.replace(config, data=data), "semantic")
+    assert (segmenter.shortest_edge, segmenter.longest_edge) == (48, None)
+
+
 def test_resuming_with_another_configuration_is_refused(repository, finished):
     other = load_config(
         repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", [*TINY, "optimizer.learning_rate=1.0e-5"]
@@ -138,6 +162,37 @@ def test_a_broken_sample_that_is_skipped_costs_no_picture(config):
     assert [shown[index]["image_id"] for index in range(3)] == [Broken()[i]["image_id"] for i in (1, 1, 2)]
     with pytest.raises(ValueError, match="damaged"):
         experiment._readable(Broken(), config)[0]
+
+
+def test_an_image_that_cannot_be_read_costs_the_report_no_other(config, finished, tmp_path, monkeypatch):
+    reader = build.build_reader(config.data, "val")
+
+    class Broken:
+        info = reader.info
+
+        def __len__(self):
+            return len(reader)
+
+        def __getitem__(self, index):
+            if index == 0:
+                raise ValueError("a.png: damaged")
+            return reader[index]
+
+    sheets = []
+
+    def draw_samples(segmenter, info, samples, captions=None):
+        sheets.append(([sample["image_id"] for sample in samples], captions))
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(build, "build_reader", lambda *_: Broken())
+    monkeypatch.setattr(experiment.report, "draw_samples", draw_samples)
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        _, scores = experiment.evaluate(config, finished[0], report_folder=tmp_path / "report")
+    assert (scores["evaluation/images"], scores["evaluation/failed_images"]) == (2, 1)
+    (_, (names, captions)) = sheets
+    assert sorted(names) == [reader[index]["image_id"] for index in (1, 2)]
+    assert [caption.partition(":")[0] for caption in captions] == names
+    assert (tmp_path / "report" / "best_and_worst.png").is_file()
 
 
 def test_instances_of_a_run_in_tiles_come_from_whole_images(config, finished):

@@ -116,11 +116,6 @@ def test_drawn_at_another_size():
     assert (drawn[enlarged == 2] == INFO.colors[1]).all() and (drawn[enlarged == 0] == 100).all()
 
 
-def test_color_map():
-    colors = visualize.color_map(np.array([[0, 1, -1, 255]]), INFO)
-    assert colors.tolist() == [[[10, 20, 200], [200, 40, 20], [0, 0, 0], [0, 0, 0]]] and colors.dtype == np.uint8
-
-
 def test_legend_is_added_below_and_wraps():
     image, segmentation, segments = scene(120, 160)
     bare = visualize.overlay(image, segmentation, segments, INFO)

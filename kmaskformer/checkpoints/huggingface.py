@@ -22,6 +22,7 @@ DATASET_FILE = "dataset_info.json"
 """Ours: what `config.json` has no room for, things and colours of the classes. Written by the export."""
 
 SHORTEST_EDGE, LONGEST_EDGE = 800, 1333
+SIZE_DIVISIBILITY = 32
 
 
 class Preprocessing(NamedTuple):
@@ -32,12 +33,14 @@ class Preprocessing(NamedTuple):
         longest_edge: Bound of the longer side, which goes before.
         pixel_mean: Mean of each RGB channel, 0..255.
         pixel_std: Standard deviation of each RGB channel, 0..255.
+        size_divisibility: Images are padded to a multiple of it; 0 or 1 for none.
     """
 
     shortest_edge: int = SHORTEST_EDGE
     longest_edge: int = LONGEST_EDGE
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
     pixel_std: tuple[float, float, float] = IMAGENET_STD
+    size_divisibility: int = SIZE_DIVISIBILITY
 
 
 def load_huggingface_folder(folder: str | Path, num_classes: int | None = None) -> MaskFormer:
@@ -53,7 +56,7 @@ def load_huggingface_folder(folder: str | Path, num_classes: int | None = None) 
 
     Raises:
         FileNotFoundError: If the folder or its `config.json` does not exist.
-        ValueError: If the architecture is not supported or the weights do not fit.
+        ValueError: If the architecture is not supported, the weights do not fit, or `dataset_info.json` is not ours.
     """
     model, report = load_huggingface_model(folder, num_classes)
     if report.fresh:
@@ -69,10 +72,12 @@ def load_huggingface_model(folder: str | Path, num_classes: int | None = None) -
         raise FileNotFoundError(f"{path}: no such file. A Hugging Face folder has config.json beside its weights.")
     config = read_json_object(path)
     preparation = read_preprocessor(folder)
-    options: dict[str, Any] = {"pixel_mean": preparation.pixel_mean, "pixel_std": preparation.pixel_std}
+    options: dict[str, Any] = {
+        name: getattr(preparation, name) for name in ("pixel_mean", "pixel_std", "size_divisibility")
+    }
     same_classes = num_classes in (None, _count_classes(folder, config))
     if same_classes and (folder / DATASET_FILE).is_file():
-        options["dataset_info"] = DatasetInfo.from_dict(read_json_object(folder / DATASET_FILE))
+        options["dataset_info"] = _read_dataset_info(folder / DATASET_FILE)
     arrays = read_checkpoint(folder)
     try:
         if same_classes:
@@ -86,7 +91,9 @@ def load_huggingface_model(folder: str | Path, num_classes: int | None = None) -
 
 
 def read_preprocessor(folder: str | Path) -> Preprocessing:
-    """Image sizes and normalisation of a folder; ImageNet's, 800 and 1333, where it has no `preprocessor_config.json`.
+    """Image sizes, normalisation and padding of a folder.
+
+    ImageNet's normalisation, 800, 1333 and a multiple of 32 where it has no `preprocessor_config.json`.
 
     A fixed size, height and width, which would stretch images, is read as its shorter and longer side.
 
@@ -100,7 +107,18 @@ def read_preprocessor(folder: str | Path) -> Preprocessing:
     mean, std = _normalization(values)
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(f"{path}: image_mean and image_std must have 3 entries. Received: {mean}, {std}")
-    return Preprocessing(*_sizes(values), tuple(mean), tuple(std))
+    return Preprocessing(*_sizes(values), tuple(mean), tuple(std), _size_divisibility(values))
+
+
+def _read_dataset_info(path: Path) -> DatasetInfo:
+    values = read_json_object(path)
+    try:
+        return DatasetInfo.from_dict(values)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path}: not a label space that this package has written ({error}). Correct the file, or delete it to "
+            f"take the names of {CONFIG_FILE}."
+        ) from error
 
 
 def _normalization(values: Mapping[str, Any]) -> tuple[list[float], list[float]]:
@@ -121,6 +139,12 @@ def _sizes(values: Mapping[str, Any]) -> tuple[int, int]:
         return min(sides), max(sides)
     longest = size.get("longest_edge") or values.get("max_size") or LONGEST_EDGE
     return size.get("shortest_edge", SHORTEST_EDGE), longest
+
+
+def _size_divisibility(values: Mapping[str, Any]) -> int:
+    """The multiple under the name it has now, or that of older versions of transformers."""
+    found = (values.get(name) for name in ("size_divisor", "size_divisibility"))
+    return next((value for value in found if value is not None), SIZE_DIVISIBILITY)
 
 
 def _count_classes(folder: Path, config: Mapping[str, Any]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -12,8 +11,6 @@ import numpy as np
 from kmaskformer.checkpoints.errors import clip
 from kmaskformer.checkpoints.mapped_file import is_sizes, strided_view
 from kmaskformer.checkpoints.pickle_machine import AllowedGlobal, RefusedError, Restorable, pairs
-
-AllowedGlobals = Mapping[tuple[str, str], AllowedGlobal]
 
 # Truth values, integers, floats, complex numbers; bytes and text, which carry no weights but do no harm.
 _DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|c(8|16)|[SU]\d{0,6})")

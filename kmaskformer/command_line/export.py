@@ -11,7 +11,7 @@ from typing import Any
 from kmaskformer.command_line.command import make_parser, one_line_errors
 from kmaskformer.command_line.weights import WEIGHTS_HELP, add_result_options, open_segmenter
 from kmaskformer.config import Config
-from kmaskformer.segmenter import Segmenter
+from kmaskformer.segmenter import Segmenter, check_edges
 
 DESCRIPTION = """\
 Write a trained model with everything around it, with the task, sizes and thresholds that its run was evaluated with.
@@ -64,6 +64,7 @@ def _write_saved_model(options: argparse.Namespace) -> Path:
     for name in ("shortest_edge", "longest_edge"):
         if getattr(options, name) is not None:
             setattr(segmenter, name, getattr(options, name) or None)
+    check_edges(segmenter.shortest_edge, segmenter.longest_edge)
     chosen = {name: getattr(options, name) for name in ("outputs", "dtype", "license")}
     return export_segmenter(segmenter, options.output, config=config, **chosen)
 

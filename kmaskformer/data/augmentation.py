@@ -53,17 +53,22 @@ def transform_chain(
         color: Whether colours change as in SSD.
         horizontal_flip: Whether half of the images are mirrored left and right.
         vertical_flip: Whether half are mirrored top and bottom.
-        quarter_turns: Whether images are turned by 0, 90, 180 or 270 degrees.
+        quarter_turns: Whether images are turned by 0, 90, 180 or 270 degrees; a `crop` must be square then.
         nearest: How label maps are resized; see `windows.nearest_positions`.
 
     Raises:
-        ValueError: If more than one way of choosing the size is given, or `jitter_range` without `crop`.
+        ValueError: If more than one way of choosing the size is given, `jitter_range` without `crop`, or
+            `quarter_turns` with a `crop` that is not square.
     """
     ways = [name for name, value in _named(shortest_edges, scale_range, jitter_range) if value]
     if len(ways) > 1 or (jitter_range and not crop):
         raise ValueError(
             "Give one of `shortest_edges`, `scale_range` and `jitter_range`, the last with `crop`. "
             f"Received: {', '.join(ways)}, crop={tuple(crop)}."
+        )
+    if quarter_turns and len(set(crop)) > 1:
+        raise ValueError(
+            f"`quarter_turns` needs a square `crop`, or turned images would not fit. Received: crop={tuple(crop)}."
         )
     chain: list[Transform] = []
     flips = [transforms.random_flip] if horizontal_flip else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from kmaskformer.data.pipeline import Reader, shuffled_index
+from kmaskformer.data.skipping import SkippingReader
 from kmaskformer.data.wrapped_reader import files_of
 
 
@@ -12,7 +13,7 @@ def batch_images(reader: Reader, batch: int, batch_size: int, seed: int = 0) -> 
     """The images of a shuffled training batch, which its number and the seed decide.
 
     Args:
-        reader: The dataset.
+        reader: The dataset, or the `SkippingReader` around it that the batches come from.
         batch: Number of the batch since the start of the run, from 0.
         batch_size: Images of a batch.
         seed: Seed of the order, as given to `training_dataset`.
@@ -25,6 +26,8 @@ def batch_images(reader: Reader, batch: int, batch_size: int, seed: int = 0) -> 
 
 
 def _name(reader: Reader, index: int) -> str:
+    if isinstance(reader, SkippingReader):
+        index = reader.given_index(index)
     files = files_of(reader, index)
     if files:
         return str(files[0])

@@ -27,10 +27,22 @@ class SkippingReader(WrappedReader):
         self._lock = threading.Lock()
 
     def __getitem__(self, index: int) -> Sample:
+        return self._first_from(index)[1]
+
+    def given_index(self, index: int) -> int:
+        """Which sample `reader[index]` is: itself, or the one in its place; reads it to know.
+
+        Raises:
+            ValueError: If no sample can be read.
+        """
+        return self._first_from(index)[0]
+
+    def _first_from(self, index: int) -> tuple[int, Sample]:
+        """The first sample from `index` on that can be read, behind its own index."""
         for candidate in [*range(index, len(self)), *range(index)]:
             sample = self.get(candidate)
             if sample is not None:
-                return sample
+                return candidate, sample
         raise ValueError(
             f"None of the {len(self)} samples of '{self.info.name}' can be read. First failure: {self.skipped[index]}"
         )

@@ -35,15 +35,22 @@ class WrappedReader:
 def options_of(reader: Any, index: int) -> tuple:
     """What a sample depends on besides its files and label space.
 
-    That is the kinds of the readers, one in the other, those of their options that are plain values, and which of their
-    samples it is.
+    That is the kinds of the readers, one in the other, those of their options that are plain values or tuples of
+    such, and which of their samples it is.
     """
-    plain = (bool, int, float, str, Path, type(None))
-    options = {name: value for name, value in vars(reader).items() if isinstance(value, plain)}
+    options = {name: value for name, value in vars(reader).items() if _is_option(value)}
     own = (type(reader).__name__, len(reader), index, sorted(options.items()))
     if not isinstance(reader, WrappedReader):
         return own
     return (own, options_of(reader._reader, reader.inner_index(index)))
+
+
+def _is_option(value: Any) -> bool:
+    """Whether it is a plain value, or a tuple of such as a size is; what a reader has found stands in lists."""
+    plain = (bool, int, float, str, type(None))
+    if isinstance(value, tuple):
+        return all(isinstance(item, plain) for item in value)
+    return isinstance(value, (*plain, Path))
 
 
 def has_overlaps(reader: Any) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from kmaskformer.evaluation.evaluator import ImageOutputs, MetricEvaluator, Truth
 from kmaskformer.evaluation.instance_precision import AveragePrecision, Instances, iou_of_overlaps
@@ -56,8 +55,6 @@ class InstanceEvaluator(MetricEvaluator):
             result = general_instances(*logits, self.info.thing_ids)
         else:
             result = instance_inference(*logits, self.info.thing_ids, self.max_instances, score_threshold=0.0)
-            # Where there are fewer pairs than places, classes that are no things fill them, with the score 0.
-            result["valid"] = ops.logical_and(result["valid"], result["scores"] > 0)
         return {key: result[key][0] for key in ("masks", "category_ids", "scores", "boxes", "areas", "valid")}
 
     def update(self, predictions: Mapping[str, np.ndarray], truth: Truth) -> None:

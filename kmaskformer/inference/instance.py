@@ -38,7 +38,8 @@ def instance_inference(
     Returns:
         Tables with one row per candidate, by falling score: `masks` `(batch, instances, height, width)` bool,
         `category_ids` int32 contiguous, `scores` 0..1, `boxes` `(batch, instances, 4)` int32 (left, top, right,
-        bottom; right and bottom exclusive), `areas` int32 pixels, `query_ids` int32, and `valid` bool.
+        bottom; right and bottom exclusive), `areas` int32 pixels, `query_ids` int32, and `valid` bool,
+        False also for the candidates that are no thing where there are fewer pairs than candidates.
     """
     masks = mask_logits > 0
     class_scores, category_ids, query_ids = _candidates(class_logits, thing_ids, max_instances)
@@ -46,6 +47,8 @@ def instance_inference(
     scores = class_scores * ops.take_along_axis(quality, query_ids, axis=1)
     order = ops.argsort(-scores, axis=1)
     scores, category_ids, query_ids = (ops.take_along_axis(x, order, axis=1) for x in (scores, category_ids, query_ids))
+    # Where there are fewer combinations than places, stuff fills the last ones.
+    is_thing = ops.take(thing_flags(thing_ids, class_logits.shape[-1] - 1), category_ids)
     areas = ops.take_along_axis(ops.sum(ops.cast(masks, "int32"), axis=(2, 3)), query_ids, axis=1)
     return {
         "masks": _masks_of(masks, query_ids),
@@ -54,7 +57,7 @@ def instance_inference(
         "boxes": ops.take_along_axis(mask_boxes(masks), query_ids[:, :, None], axis=1),
         "areas": areas,
         "query_ids": query_ids,
-        "valid": ops.logical_and(areas > 0, scores >= score_threshold),
+        "valid": ops.logical_and(is_thing, ops.logical_and(areas > 0, scores >= score_threshold)),
     }
 
 

@@ -25,7 +25,7 @@ class Normalizers(NamedTuple):
     """What the sums of the losses are divided by. Both follow from the targets alone.
 
     `num_masks`: scalar, ground-truth segments per replica, at least 1. `class_weight`: scalar, sum of the class weights
-    over all queries, per replica.
+    over all queries, per replica; 1 where it would be 0.
     """
 
     num_masks: Tensor
@@ -157,6 +157,8 @@ class SetCriterion:
         num_masks = sum_over_replicas(ops.sum(num_segments)) / num_replicas()
         if self.ce_normalization == "global":
             class_weight = sum_over_replicas(class_weight) / num_replicas()
+        # With a `no_object_weight` of 0 no query counts where there is no segment: the loss is then 0, not 0/0.
+        class_weight = ops.where(class_weight > 0, class_weight, 1.0)
         return Normalizers(ops.maximum(num_masks, 1.0), class_weight)
 
     def get_config(self) -> dict[str, Any]:

@@ -102,13 +102,17 @@ def _split(values: Tensor, num_parts: int) -> Tensor:
 
 
 def agree_on_finite(loss: Tensor, gradients: Sequence[Tensor | None], check_gradients: bool) -> list[Tensor | None]:
-    """The gradients, NaN on every replica where the loss of any replica is not finite.
+    """The gradients, the first of them NaN where this replica's loss is not finite; the sum over replicas then is, too.
 
     Args:
         loss: Scalar, this replica's loss.
-        gradients: This replica's gradients.
-        check_gradients: Whether one replica's overflow in the gradient shall show on all, too. Keras' loss scaling
-            asks the first replica alone whether to skip an update, before gradients are summed.
+        gradients: This replica's gradients; None where the loss does not depend on the variable.
+        check_gradients: Whether the first is NaN on every replica where the loss or a gradient of any one is not
+            finite. Keras' loss scaling asks the first replica alone whether to skip an update, before gradients are
+            summed.
+
+    Returns:
+        As many gradients; all but the first unchanged.
     """
     import tensorflow as tf
 

@@ -44,7 +44,8 @@ class RunState:
 class RunCheckpoint(IntervalCallback):
     """Saves a checkpoint every so many updates and at the end of the run, and keeps the newest.
 
-    After an update whose logs are not finite nothing is saved. A checkpoint that cannot be written, on a full disk, is
+    After an update whose losses are not finite nothing is saved; what other callbacks add to the logs of an epoch, such
+    as a score that is undefined, does not count. A checkpoint that cannot be written, on a full disk, is
     warned of and the run goes on; the one before stays.
 
     Args:
@@ -74,9 +75,11 @@ class RunCheckpoint(IntervalCallback):
         self.keep = keep
         self._batches_before = first_batch
         self._batches = first_batch
+        self._losses: dict[str, Any] = {}
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
+        self._losses = {}
         for leftover in self.folder.glob(f"{_PARTIAL}*"):
             shutil.rmtree(leftover)
         for later in list_checkpoints(self.folder):
@@ -88,10 +91,12 @@ class RunCheckpoint(IntervalCallback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._batches = self._batches_before + batch + 1
+        self._losses = dict(logs or {})
         super().on_train_batch_end(batch, logs)
 
     def act(self, step: int, logs: Mapping[str, Any]) -> None:
-        self.save(logs)
+        # Not the logs of the epoch: Keras hands one dict to all callbacks, and scores that join it may be NaN.
+        self.save(self._losses)
 
     def save(self, logs: Mapping[str, Any] | None = None) -> bool:
         """Saves now, unless the `logs` are not finite or the disk is full; returns whether it did."""

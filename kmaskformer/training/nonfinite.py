@@ -103,13 +103,21 @@ class WatchForNonFinite(keras.callbacks.Callback):
 
     def _write_down(self, kind: str, terms: Mapping[str, float]) -> str:
         """Writes a line about the current batch, and returns its images as text."""
-        images = list(self.images_of(self._batch)) if self.images_of else []
+        images = self._images()
         if self.folder is not None:
             row = {"step": current_step(self.model), "batch": self._batch, "kind": kind}
             row |= {"terms": {name: str(value) for name, value in terms.items()}, "images": images}
             with (self.folder / BATCHES_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         return ", ".join(images) or "unknown images"
+
+    def _images(self) -> list[str]:
+        """Names of the current batch's images, none where they cannot be told: what is wrong with it says more."""
+        try:
+            return list(self.images_of(self._batch)) if self.images_of else []
+        except Exception as error:
+            warnings.warn(f"The images of batch {self._batch} cannot be named: {error}", RuntimeWarning, stacklevel=2)
+            return []
 
 
 def nonfinite_terms(logs: Mapping[str, Any] | None) -> dict[str, float]:

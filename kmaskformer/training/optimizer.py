@@ -123,10 +123,6 @@ class GroupedOptimizer(keras.optimizers.Optimizer):
             return self.weight_decay_embed
         return self.weight_decay
 
-    def is_decayed(self, variable: Any) -> bool:
-        """Whether a model's `variable` has a weight decay."""
-        return self.weight_decay_of(variable) > 0
-
     def parameter_groups(self, variables: Iterable[Any]) -> list[ParameterGroup]:
         """Census of a model's trainable `variables` by learning rate and weight decay, largest rates first."""
         groups: dict[tuple[float, float], list[Any]] = {}

@@ -162,6 +162,25 @@ def test_round_trip(loaded, kind, tmp_path):
     np.testing.assert_allclose(again.preprocessing.mean, model.preprocessing.mean, rtol=1e-12)
 
 
+@pytest.mark.parametrize(("divisibility", "read"), [(0, 1), (64, 64)])
+def test_round_trip_of_the_padding(tmp_path, divisibility, read):
+    config, _ = fixture("resnet_basic")
+    model = model_from_huggingface_config(config, size_divisibility=divisibility)
+    again = load_huggingface_folder(export_to_huggingface(model, tmp_path / "x"))
+    assert again.preprocessing.size_divisibility == read  # 1 pads as little as 0
+    assert again.padded_size(45, 61) == model.padded_size(45, 61)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [({"size_divisor": 16}, 16), ({"size_divisibility": 8}, 8), ({}, 32), (None, 32)]
+)
+def test_padding_of_a_preprocessor(tmp_path, values, expected):
+    """Older versions of transformers write `size_divisibility`, newer ones `size_divisor`."""
+    if values is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+    assert read_preprocessor(tmp_path).size_divisibility == expected
+
+
 def test_exported_configuration_says_what_transformers_says(loaded, kind, tmp_path):
     model, _ = loaded
     written = json.loads((export_to_huggingface(model, tmp_path) / "config.json").read_text())
@@ -180,6 +199,14 @@ def test_things_and_colors_survive_the_export(tmp_path):
     info = DatasetInfo("streets", ("sky", "road", "car"), thing_ids=(2,), colors=((0, 0, 9), (1, 1, 1), (7, 0, 0)))
     model = model_from_huggingface_config(config, dataset_info=info)
     assert load_huggingface_folder(export_to_huggingface(model, tmp_path / "x")).dataset_info == info
+
+
+def test_a_foreign_dataset_info_is_named(tmp_path):
+    """The library `datasets` writes a file of the same name."""
+    folder = write_folder(tmp_path / "hf", *fixture("resnet_basic"))
+    (folder / "dataset_info.json").write_text(json.dumps({"citation": "", "features": {}}))
+    with pytest.raises(ValueError, match=r"dataset_info\.json: .*'citation'.* delete it"):
+        load_huggingface_folder(folder)
 
 
 def test_repeated_label_names():

@@ -104,6 +104,11 @@ def test_options_that_exclude_one_another(options):
         transform_chain(**options)
 
 
+def test_quarter_turns_need_a_square_crop():
+    with pytest.raises(ValueError, match=r"`quarter_turns` needs a square `crop`.*crop=\(32, 64\)"):
+        transform_chain(crop=(32, 64), quarter_turns=True)
+
+
 def test_five_lines_of_a_notebook(rng):
     """The README's way from arrays to batches."""
     pictures = [rng.integers(0, 256, (40, 50, 3), np.uint8) for _ in range(5)]

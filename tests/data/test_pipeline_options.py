@@ -17,6 +17,7 @@ from kmaskformer.data.instance_folder import InstanceFolder
 from kmaskformer.data.merged import MergedSegments
 from kmaskformer.data.pipeline import evaluation_dataset, training_dataset
 from kmaskformer.data.skipping import SkippingReader
+from kmaskformer.data.synthetic import Shapes
 from kmaskformer.structures import DatasetInfo
 
 CROP = [partial(transforms.random_crop, size=(4, 5))]
@@ -205,6 +206,11 @@ def test_a_cache_on_disk_notices_other_options_of_the_reader(tmp_path):
     assert labels(None) == [0] and labels(None) == [0]
     assert labels("rest") == [1, 0]
     assert labels("rest", MergedSegments) == [0, 1]
+
+
+def test_a_cache_on_disk_notices_another_size_of_generated_scenes(tmp_path):
+    for size in ((32, 48), (48, 32)):
+        assert DiskCache(Shapes(1, image_size=size), tmp_path / "cache")[0]["segment_map"].shape == size
 
 
 def test_a_cache_on_disk_keeps_a_sample_and_never_its_substitute(tmp_path):

@@ -48,6 +48,14 @@ def test_more_candidates_than_pairs_and_classes_is_cut():
     assert results["scores"].shape == (2, 6)
 
 
+def test_stuff_that_fills_the_places_is_not_valid():
+    """Two queries and one thing class are two candidates; the places of the others hold stuff, with the score 0."""
+    classes = np.log([[[0.9, 0.08, 0.02], [0.7, 0.28, 0.02]]])
+    results = run(classes, np.full((1, 2, 2, 2), 30.0), thing_ids=(1,), max_instances=4, score_threshold=0.0)
+    assert results["category_ids"].shape == (1, 4)
+    assert results["valid"].tolist() == [[True, True, False, False]]
+
+
 def test_equals_the_plain_loop(rng):
     for _ in range(10):
         class_logits = np.float32(rng.normal(size=(2, 6, 5)) * 2)

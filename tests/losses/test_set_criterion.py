@@ -279,6 +279,22 @@ def test_a_gradient_for_every_layer_and_none_for_what_is_not_matched():
         assert set(np.flatnonzero(touched[image])) == {int(query) for query in queries[image] if query >= 0}
 
 
+@pytest.mark.parametrize("normalization", ["global", "per_replica"])
+def test_a_weight_of_zero_and_no_segments_are_a_loss_of_zero(normalization):
+    logits, masks = tf.Variable(tf.random.normal((2, 3, 4), seed=1)), tf.zeros((2, 3, 4, 4))
+    targets = {
+        "labels": np.zeros((2, 1), np.int32),
+        "valid": np.zeros((2, 1), bool),
+        "segment_map": np.full((2, 16, 16), -1, np.int32),
+    }
+    criterion = SetCriterion(no_object_weight=0.0, ce_normalization=normalization)
+    with tf.GradientTape() as tape:
+        terms = criterion({"class_logits": logits, "mask_logits": masks}, targets)
+        total = sum(terms.values())
+    assert as_floats(terms)["loss_ce"] == 0.0
+    np.testing.assert_array_equal(tape.gradient(total, logits), np.zeros((2, 3, 4), np.float32))
+
+
 def test_serialisation():
     criterion = SetCriterion(
         5, {"loss_mask": 2.0}, 0.3, HungarianMatcher(2, 3, 4), deep_supervision=False, ce_normalization="per_replica"

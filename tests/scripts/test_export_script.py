@@ -109,5 +109,7 @@ def test_errors_end_in_one_line(export, run_folder, tmp_path):
         export("--weights", run_folder, "--output", tmp_path / "a.onnx", "--format", "onnx", "--dtype", "bfloat16")
     with pytest.raises(SystemExit, match=r"^error: --image-size: for --format litert only"):
         export("--weights", run_folder, "--output", tmp_path / "a", "--image-size", 50, 75)
+    with pytest.raises(SystemExit, match=r"^error: `shortest_edge` must be a positive number .*shortest_edge=-1"):
+        export("--weights", run_folder, "--output", tmp_path / "a", "--shortest-edge", -1)
     with pytest.raises(SystemExit, match=r"^error: --format litert needs --image-size HEIGHT WIDTH"):
         export("--weights", run_folder, "--output", tmp_path / "a.tflite", "--format", "litert")

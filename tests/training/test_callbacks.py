@@ -277,6 +277,16 @@ def test_a_non_finite_batch_is_skipped_if_asked_and_changes_nothing(tmp_path):
     assert [json.loads(row)["batch"] for row in rows] == [2, 3]
 
 
+def test_images_that_cannot_be_named_change_nothing_else(tmp_path):
+    def images_of(batch):
+        raise OSError("the disk is gone")
+
+    with pytest.raises(NonFiniteLossError, match="Images of the batch: unknown images"):
+        fit([WatchForNonFinite("stop", tmp_path, images_of)], values=[np.nan])
+    (row,) = (tmp_path / "suspicious_batches.jsonl").read_text().splitlines()
+    assert json.loads(row)["images"] == []
+
+
 def test_a_run_in_which_nothing_is_finite_ends(tmp_path):
     model = toy_model(skip_nonfinite=True)
     with (

@@ -88,6 +88,27 @@ def test_checkpoints_by_epoch_remember_the_epoch(tmp_path):
     assert restore_checkpoint(model, latest_checkpoint(tmp_path)) == RunState(step=6, epoch=2, batch=6)
 
 
+@pytest.mark.parametrize("intervals", [{"every_epochs": 1}, {}])
+def test_an_undefined_score_costs_no_checkpoint(tmp_path, intervals):
+    """Callbacks share the logs of an epoch, to which others add scores; that of a class nobody has seen is NaN."""
+
+    class Scores(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_panoptic/PQ_things"] = float("nan")
+
+    toy_model().fit(data_from(8), verbose=0, callbacks=[Scores(), RunCheckpoint(tmp_path, **intervals)])
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000002"]
+
+
+def test_a_loss_that_is_not_finite_saves_nothing(tmp_path):
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            logs["loss"] = float("nan")
+
+    toy_model().fit(data_from(8), verbose=0, callbacks=[Poison(), RunCheckpoint(tmp_path, every_epochs=1)])
+    assert list_checkpoints(tmp_path) == []
+
+
 def test_no_checkpoint_yet(tmp_path):
     assert latest_checkpoint(tmp_path) is None
     assert latest_checkpoint(tmp_path / "missing") is None

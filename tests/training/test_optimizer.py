@@ -180,7 +180,6 @@ def test_groups_by_path(path, multiplier, decay):
     variable = variable_at(path)
     assert optimizer.learning_rate_multiplier(variable) == multiplier
     assert optimizer.weight_decay_of(variable) == decay
-    assert optimizer.is_decayed(variable) == (decay > 0)
 
 
 def test_decays_of_norms_and_embeddings_can_be_set():
