@@ -5,13 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kmaskformer import data
-from kmaskformer.build import (
-    build_criterion,
-    build_dataset,
-    build_evaluators,
-    build_model,
-    build_optimizer,
-)
+from kmaskformer.build import build_criterion, build_evaluators, build_model, build_optimizer
+from kmaskformer.build_data import build_dataset
 from kmaskformer.checkpoints.backbone_names import load_backbone_weights
 from kmaskformer.checkpoints.huggingface_export import export_to_huggingface
 from kmaskformer.checkpoints.reference_names import load_reference_weights

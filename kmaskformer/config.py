@@ -1,6 +1,6 @@
 """Configuration: YAML that is only data, read into frozen dataclasses which hold defaults, types and validation.
 
-`strict_yaml.py` reads, `config_checks.py` checks what needs more than a type, and `build.py` alone turns a
+`strict_yaml.py` reads, `config_checks.py` checks what needs more than a type; `build.py` and `build_data.py` turn a
 configuration into objects.
 """
 

@@ -8,7 +8,6 @@ The run's folder holds `config.yaml` (resolved), `model.keras` (the final model,
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import math
@@ -22,7 +21,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from kmaskformer import build, report
+from kmaskformer import build, build_data, report
 from kmaskformer.config import Config, config_to_dict, load_config, save_config
 from kmaskformer.data.skipping import SkippingReader
 from kmaskformer.evaluation.evaluator import SemanticEvaluator, Truth
@@ -30,10 +29,9 @@ from kmaskformer.evaluation.run import Evaluation
 from kmaskformer.evaluation.score_tables import summarize
 from kmaskformer.evaluation.scored_images import ScoredImages
 from kmaskformer.evaluation.written_predictions import WrittenPredictions, writing
-from kmaskformer.inference.augmented import Augmentation
-from kmaskformer.segmenter import Segmenter
 from kmaskformer.strict_yaml import choice_error
 from kmaskformer.structures import DatasetInfo
+from kmaskformer.trained_run import CONFIG_FILE, MODEL_FILE, build_segmenter, load_model, picture_task
 from kmaskformer.training.averages import averaged_weights
 from kmaskformer.training.callbacks import (
     EvaluateCallback,
@@ -41,20 +39,17 @@ from kmaskformer.training.callbacks import (
     PredictionPictures,
     StopAtStep,
     TrainingLog,
-    save_model,
 )
 from kmaskformer.training.checkpoint import RunCheckpoint, RunState, latest_checkpoint, restore_checkpoint
 from kmaskformer.training.distribution import any_worker, distribution_strategy, is_chief, shared_out
 from kmaskformer.training.interruption import SaveOnSignal
 from kmaskformer.training.nonfinite import WatchForNonFinite
 from kmaskformer.training.run_log import RunLog
+from kmaskformer.training.saving import save_model
 from kmaskformer.training.seeds import set_seed
 from kmaskformer.whole_files import written_to_disk
 
-MODEL_FILE = "model.keras"
 SKIPPED_FILE = "skipped.txt"
-CONFIG_FILE = "config.yaml"
-NUM_PICTURES = 6
 
 
 def train(
@@ -92,7 +87,7 @@ def train(
     if is_chief(devices):
         _check_unclaimed(output, config, resume)
     set_seed(config.training.seed, config.training.deterministic)
-    readers = {split: build.build_reader(config.data, split) for split in ("train", "val")}
+    readers = {split: build_data.build_reader(config.data, split) for split in ("train", "val")}
     with devices.scope():
         model = build.build_model(config.model, readers["train"].info)
         model.compile(
@@ -162,8 +157,8 @@ def evaluate(
     """
     if predictions and state_file:
         raise ValueError("An evaluation that writes predictions cannot be resumed; leave out one of the two.")
-    reader = build.build_reader(config.data, "val")
-    dataset = build.build_dataset(config.data, "val", reader=reader)
+    reader = build_data.build_reader(config.data, "val")
+    dataset = build_data.build_dataset(config.data, "val", reader=reader)
     model = weights if isinstance(weights, keras.Model) else load_model(weights, config, dataset.dataset_info)
     evaluators = build.build_evaluators(config.evaluation)
     if report_folder:
@@ -187,7 +182,7 @@ def _write_report(
     segmenter = build_segmenter(model, config, picture_task(config), config.evaluation.inference)
     # What cannot be read has been counted as failed; it must not cost the report as well.
     reader = SkippingReader(reader)
-    draw_predictions(segmenter, reader).save(folder / "predictions.png")
+    report.draw_evenly(segmenter, reader).save(folder / "predictions.png")
     report.write_images(folder, evaluators[0], segmenter, reader)
 
 
@@ -200,7 +195,7 @@ def _augmented_scores(model: keras.Model, config: Config) -> dict[str, float]:
     if augmentation is None:
         return {}
     evaluators = [e for e in build.build_evaluators(config.evaluation) if isinstance(e, SemanticEvaluator)]
-    reader = SkippingReader(build.build_reader(config.data, "val"))
+    reader = SkippingReader(build_data.build_reader(config.data, "val"))
     segmenter = build_segmenter(model, config, "semantic", augmentation=augmentation)
     for evaluator in evaluators:
         evaluator.bind(reader.info)
@@ -214,97 +209,6 @@ def _augmented_scores(model: keras.Model, config: Config) -> dict[str, float]:
             evaluator.update({"class_map": class_map}, truth)
     scores = {key: value for evaluator in evaluators for key, value in evaluator.result().items()}
     return {key.replace("/", "_tta/", 1): value for key, value in scores.items()}
-
-
-def load_model(weights: str | Path, config: Config | None = None, dataset_info: Any = None) -> keras.Model:
-    """A trained model.
-
-    Args:
-        weights: A run's folder, a `.keras` file, or a `.weights.h5` file with its `config.yaml` beside it.
-        config: Configuration of the model, needed for a `.weights.h5` file without one.
-        dataset_info: Label space of the model, for files that carry none.
-
-    Raises:
-        FileNotFoundError: If the file, or the configuration it needs, does not exist.
-        ValueError: If the file has another format or does not fit the configuration.
-    """
-    path = Path(weights)
-    path = path / MODEL_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights file. A finished run has {MODEL_FILE} in its folder.")
-    if path.suffix == ".keras":
-        try:
-            model = keras.saving.load_model(path, compile=False)
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: not a model that this package can read: {error}") from error
-    else:
-        config = config or run_config(path)
-        if config is None:
-            raise FileNotFoundError(
-                f"{path}: weights alone do not say which model they belong to. "
-                f"Put the run's {CONFIG_FILE} beside them, or use {MODEL_FILE}."
-            )
-        if dataset_info is None:
-            dataset_info = _label_space(config)
-        model = build.build_model(dataclasses.replace(config.model, weights=str(path)), dataset_info)
-    if getattr(model, "dataset_info", None) is None and dataset_info is not None:
-        model.dataset_info = dataset_info
-    return model
-
-
-def _label_space(config: Config) -> Any:
-    """Class names of a configuration's dataset; `None`, with a warning, where its files are not at hand."""
-    try:
-        return build.build_reader(config.data, "val").info
-    except (OSError, ValueError) as error:
-        warnings.warn(f"class names are unknown and all classes count as stuff: {error}", stacklevel=3)
-        return None
-
-
-def run_config(weights: str | Path) -> Config | None:
-    """The resolved configuration beside a run's weights, or `None`."""
-    path = Path(weights)
-    path = (path if path.is_dir() else path.parent) / CONFIG_FILE
-    return load_config(path) if path.is_file() else None
-
-
-def build_segmenter(
-    model: keras.Model,
-    config: Config | None,
-    task: str,
-    inference: str = "default",
-    augmentation: Augmentation | None = None,
-) -> Segmenter:
-    """A segmenter with the sizes, thresholds and, unless for instances, tiles that a configuration evaluates with."""
-    if config is None:
-        return Segmenter(model, task=task, inference=inference, augmentation=augmentation)
-    evaluation, data = config.evaluation, config.data
-    general = inference == "general"
-    return Segmenter(
-        model,
-        task=task,
-        inference=inference,
-        shortest_edge=data.test_shortest_edge or None,
-        longest_edge=(data.test_longest_edge or None) if data.test_shortest_edge else None,
-        object_mask_threshold=None if general else evaluation.object_mask_threshold,
-        overlap_threshold=None if general else evaluation.overlap_threshold,
-        score_threshold=evaluation.score_threshold,
-        before_inference=evaluation.before_inference,
-        augmentation=augmentation,
-        tiling=build.build_tiling(evaluation) if augmentation is None and task != "instance" else None,
-    )
-
-
-def draw_predictions(segmenter: Segmenter, reader: Any, count: int = NUM_PICTURES) -> Any:
-    """A contact sheet image | truth | prediction of samples spread evenly over a dataset, as a PIL image."""
-    indices = np.unique(np.linspace(0, len(reader) - 1, min(count, len(reader))).astype(int))
-    return report.draw_samples(segmenter, reader.info, [reader[int(index)] for index in indices])
-
-
-def picture_task(config: Config) -> str:
-    """The task that a run's pictures show: the first thing it is evaluated on."""
-    metric = config.evaluation.metrics[0] if config.evaluation.metrics else "semantic"
-    return metric if metric in ("semantic", "panoptic", "instance") else "semantic"
 
 
 def _fit(
@@ -321,7 +225,7 @@ def _fit(
     # An "epoch" of fit is the stretch between two evaluations, whatever the size of the dataset.
     stretch = _stretch(config)
     batches = functools.partial(
-        build.build_dataset, config.data, "train", first_batch=state.batch, reader=readers["train"]
+        build_data.build_dataset, config.data, "train", first_batch=state.batch, reader=readers["train"]
     )
     is_of_one_size = bool(config.data.augmentation.crop)
     dataset, skipped = shared_out(model.distribute_strategy, batches, config.data.batch_size, is_of_one_size)
@@ -331,7 +235,7 @@ def _fit(
     interruption = SaveOnSignal(checkpoints, functools.partial(any_worker, model.distribute_strategy))
     # Where broken samples are skipped, what the batches come from knows which others took their places.
     source = readers["train"] if skipped is None else skipped
-    images_of = functools.partial(build.training_images, config.data, source)
+    images_of = functools.partial(build_data.training_images, config.data, source)
     callbacks = [
         LossProgressBar(),
         WatchForNonFinite(on_nan, output, images_of, state.batch),
@@ -388,7 +292,7 @@ def _readable(reader: Any, config: Config) -> Any:
 
 def _observations(model: Any, config: Config, reader: Any) -> tuple[Callable[[], dict], Callable[[], np.ndarray]]:
     """What scores the model and what draws its predictions, with averaged weights where there are any."""
-    validation = build.build_dataset(config.data, "val", reader=reader)
+    validation = build_data.build_dataset(config.data, "val", reader=reader)
     evaluators = build.build_evaluators(config.evaluation)
     _check_best_metric(config.evaluation.best_metric, evaluators, reader.info)
     evaluation = Evaluation(model, evaluators, build.build_tiling(config.evaluation))
@@ -397,7 +301,7 @@ def _observations(model: Any, config: Config, reader: Any) -> tuple[Callable[[],
 
     def draw() -> np.ndarray:
         with averaged_weights(model):
-            return np.asarray(draw_predictions(segmenter, shown).convert("RGB"))
+            return np.asarray(report.draw_evenly(segmenter, shown).convert("RGB"))
 
     def scores() -> dict[str, float]:
         with averaged_weights(model):

@@ -29,7 +29,7 @@ from kmaskformer.json_files import read_json_object, read_json_object_or_empty
 from kmaskformer.model_card import model_card
 from kmaskformer.models.segmentation_model import SegmentationModel
 from kmaskformer.structures import DatasetInfo
-from kmaskformer.training.callbacks import without_optimizer
+from kmaskformer.training.saving import without_optimizer
 from kmaskformer.version import __version__
 
 WEIGHTS, METADATA, CARD = "model.weights.h5", "metadata.json", "README.md"

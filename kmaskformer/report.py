@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from kmaskformer import charts, visualize
@@ -23,6 +24,7 @@ from kmaskformer.evaluation.score_tables import (
 from kmaskformer.evaluation.scored_images import ScoredImages
 from kmaskformer.json_files import read_json
 
+NUM_PICTURES = 6
 EXTREMES = 4
 """So many of the best images, and of the worst, are drawn."""
 
@@ -82,6 +84,12 @@ def draw_samples(
         truth = true_result(sample, info, segmenter.task)
         rows.append((sample["image"], truth, (result.segmentation, result.segments)))
     return visualize.contact_sheet(rows, info, captions=captions)
+
+
+def draw_evenly(segmenter: Any, reader: Any, count: int = NUM_PICTURES) -> Image.Image:
+    """A contact sheet image | truth | prediction of samples spread evenly over a dataset."""
+    indices = np.unique(np.linspace(0, len(reader) - 1, min(count, len(reader))).astype(int))
+    return draw_samples(segmenter, reader.info, [reader[int(index)] for index in indices])
 
 
 def find_samples(reader: Any, image_ids: Iterable[str], order: Sequence[str]) -> dict[str, Mapping[str, Any]]:

@@ -28,7 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 
-from kmaskformer import build, experiment
+from kmaskformer import build, build_data, trained_run
 from kmaskformer.analysis import cost, parts
 from kmaskformer.command_line.command import add_overrides, one_line_errors
 from kmaskformer.config import Config, load_config
@@ -86,7 +86,7 @@ def _load(options: argparse.Namespace, config: Config) -> keras.Model:
     if pictures and not (options.weights or config.model.weights):
         raise ValueError(f"The task {pictures[0]} shows what a model has learned: give --weights.")
     if options.weights:
-        model = experiment.load_model(options.weights, config)
+        model = trained_run.load_model(options.weights, config)
     elif pictures or {"time", "memory"} & set(options.tasks):
         model = build.build_model(config.model)
     else:
@@ -141,7 +141,7 @@ def _queries(model: Any, config: Config, size: tuple[int, int], options: argpars
     from kmaskformer.analysis import pictures
     from kmaskformer.analysis.queries import query_statistics
 
-    reader = build.build_reader(config.data, "val")
+    reader = build_data.build_reader(config.data, "val")
     count = min(options.images, len(reader))
     statistics = query_statistics(model, (reader[index]["image"] for index in range(count)))
     _save(pictures.draw_classes(statistics, reader.info), options.output / "queries_classes.png")
@@ -154,7 +154,7 @@ def _queries(model: Any, config: Config, size: tuple[int, int], options: argpars
 def _attention(model: Any, config: Config, size: tuple[int, int], options: argparse.Namespace) -> dict[str, Any]:
     from kmaskformer.analysis import pictures
 
-    reader = build.build_reader(config.data, "val")
+    reader = build_data.build_reader(config.data, "val")
     if not 0 <= options.image < len(reader):
         raise ValueError(
             f"--image must be a number 0..{len(reader) - 1} of a validation image. Received: {options.image}"

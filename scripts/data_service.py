@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from kmaskformer import build
+from kmaskformer import build_data
 from kmaskformer.command_line.command import add_overrides, one_line_errors
 from kmaskformer.config import load_config
 from kmaskformer.data import service
@@ -41,7 +41,7 @@ def _dispatcher(arguments: argparse.Namespace):
 
 def _worker(arguments: argparse.Namespace):
     config = load_config(arguments.config, arguments.set)
-    reader = build.offer_reader(config.data)
+    reader = build_data.offer_reader(config.data)
     server = service.start_worker(arguments.dispatcher, arguments.host, arguments.port)
     print(f"worker for {arguments.dispatcher} with {len(reader)} images of {reader.info.name}", flush=True)
     return server

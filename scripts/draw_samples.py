@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from kmaskformer import build
+from kmaskformer import build_data
 from kmaskformer.command_line.command import add_overrides, one_line_errors
 from kmaskformer.config import load_config
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _draw(arguments: argparse.Namespace) -> None:
-    reader = build.build_reader(load_config(arguments.config, arguments.set).data, arguments.split)
+    reader = build_data.build_reader(load_config(arguments.config, arguments.set).data, arguments.split)
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
     for index in range(min(arguments.count, len(reader))):

@@ -17,7 +17,7 @@ from pathlib import Path
 import keras
 from benchmarks.side import resident
 
-from kmaskformer import build
+from kmaskformer import build, build_data
 from kmaskformer.command_line.command import one_line_errors
 from kmaskformer.config import Config, load_config
 from kmaskformer.extras import require_extra
@@ -79,7 +79,7 @@ def run(config: Config, steps: int) -> Recorder:
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = RunCheckpoint(Path(folder) / "checkpoints", every_steps=max(1, steps // 20))
         callbacks = [recorder, WatchForNonFinite(folder=folder), TrainingLog(RunLog(folder)), checkpoints]
-        dataset = build.build_dataset(config.data, "train")
+        dataset = build_data.build_dataset(config.data, "train")
         model.fit(dataset, steps_per_epoch=steps, verbose=2, shuffle=False, callbacks=callbacks)
     return recorder
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kmaskformer.build import build_dataset, build_reader, training_images
+from kmaskformer.build_data import build_dataset, build_reader, training_images
 from kmaskformer.config import ConfigError, config_from_dict, load_config
 
 

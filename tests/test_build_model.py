@@ -1,4 +1,4 @@
-"""The part of `build.py` that makes models."""
+"""Models from configurations."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kmaskformer import build, experiment
+from kmaskformer import build, build_data, experiment, report, trained_run
 from kmaskformer.config import load_config, save_config
 from kmaskformer.inference.tiles import Tiling
 
@@ -88,8 +88,8 @@ def test_a_best_metric_that_no_evaluator_reports_is_refused_at_once(config, tmp_
 
 def test_no_bound_of_the_longer_side(config, finished):
     data = dataclasses.replace(config.data, test_shortest_edge=48, test_longest_edge=0)
-    model = experiment.load_model(finished[0])
-    segmenter = experiment.build_segmenter(model, dataclasses.replace(config, data=data), "semantic")
+    model = trained_run.load_model(finished[0])
+    segmenter = trained_run.build_segmenter(model, dataclasses.replace(config, data=data), "semantic")
     assert (segmenter.shortest_edge, segmenter.longest_edge) == (48, None)
 
 
@@ -114,8 +114,8 @@ def test_a_stopped_and_resumed_run_equals_a_straight_one(config, finished, tmp_p
     monkeypatch.setattr(keras.Model, "fit", fit)
     (folder / "model.keras").unlink()
     experiment.train(config, folder, resume=True)
-    straight = experiment.load_model(finished[0])
-    resumed = experiment.load_model(folder)
+    straight = trained_run.load_model(finished[0])
+    resumed = trained_run.load_model(folder)
     for expected, received in zip(straight.trainable_variables, resumed.trainable_variables, strict=True):
         # AdamW turns rounding noise of exactly-zero gradients into steps of the learning rate's size.
         np.testing.assert_allclose(received, expected, atol=2e-3, err_msg=expected.path)
@@ -147,7 +147,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up(config, finished, tmp_path):
 
 def test_a_broken_sample_that_is_skipped_costs_no_picture(config):
     class Broken:
-        info = build.build_reader(config.data, "val").info
+        info = build_data.build_reader(config.data, "val").info
 
         def __len__(self):
             return 3
@@ -155,7 +155,7 @@ def test_a_broken_sample_that_is_skipped_costs_no_picture(config):
         def __getitem__(self, index):
             if index == 0:
                 raise ValueError("a.png: damaged")
-            return build.build_reader(config.data, "val")[index]
+            return build_data.build_reader(config.data, "val")[index]
 
     data = dataclasses.replace(config.data, on_error="skip")
     shown = experiment._readable(Broken(), dataclasses.replace(config, data=data))
@@ -165,7 +165,7 @@ def test_a_broken_sample_that_is_skipped_costs_no_picture(config):
 
 
 def test_an_image_that_cannot_be_read_costs_the_report_no_other(config, finished, tmp_path, monkeypatch):
-    reader = build.build_reader(config.data, "val")
+    reader = build_data.build_reader(config.data, "val")
 
     class Broken:
         info = reader.info
@@ -196,20 +196,20 @@ def test_an_image_that_cannot_be_read_costs_the_report_no_other(config, finished
 
 
 def test_instances_of_a_run_in_tiles_come_from_whole_images(config, finished):
-    model = experiment.load_model(finished[0])
+    model = trained_run.load_model(finished[0])
     tiled = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, tile_size=32))
-    assert experiment.build_segmenter(model, tiled, "panoptic").tiling == Tiling(32, 0.5)
-    assert experiment.build_segmenter(model, tiled, "instance").tiling is None
+    assert trained_run.build_segmenter(model, tiled, "panoptic").tiling == Tiling(32, 0.5)
+    assert trained_run.build_segmenter(model, tiled, "instance").tiling is None
 
 
 def test_weights_load_from_folder_keras_file_and_weights_file(config, finished):
     folder, _ = finished
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
-    models = [experiment.load_model(folder), experiment.load_model(folder / "model.keras")]
+    models = [trained_run.load_model(folder), trained_run.load_model(folder / "model.keras")]
     assert all(model.dataset_info.name == "shapes" for model in models)
-    maps = [experiment.build_segmenter(model, config, "semantic")(image).segmentation for model in models]
+    maps = [trained_run.build_segmenter(model, config, "semantic")(image).segmentation for model in models]
     np.testing.assert_array_equal(*maps)
-    assert experiment.load_model(folder / "best.weights.h5").dataset_info.name == "shapes"
+    assert trained_run.load_model(folder / "best.weights.h5").dataset_info.name == "shapes"
 
 
 def test_weights_load_where_the_training_data_is_not(config, finished, tmp_path):
@@ -219,21 +219,21 @@ def test_weights_load_where_the_training_data_is_not(config, finished, tmp_path)
     data = dataclasses.replace(config.data, source="semantic_folder", root=str(tmp_path / "gone"), class_names=("a",))
     save_config(dataclasses.replace(config, data=data), folder / "config.yaml")
     with pytest.warns(UserWarning, match="class names are unknown"):
-        model = experiment.load_model(folder / "best.weights.h5")
+        model = trained_run.load_model(folder / "best.weights.h5")
     assert model.dataset_info is None
 
 
 def test_missing_and_foreign_weights_are_explained(config, finished, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model\.keras in its folder"):
-        experiment.load_model(tmp_path)
+        trained_run.load_model(tmp_path)
     lonely = tmp_path / "x.weights.h5"
     lonely.write_bytes((finished[0] / "best.weights.h5").read_bytes())
     with pytest.raises(FileNotFoundError, match=r"config\.yaml beside"):
-        experiment.load_model(lonely)
+        trained_run.load_model(lonely)
     broken = tmp_path / "x.keras"
     broken.write_bytes(b"not a model")
     with pytest.raises(ValueError, match=r"x\.keras: not a model"):
-        experiment.load_model(broken)
+        trained_run.load_model(broken)
 
 
 def test_evaluate_gives_the_scores_of_the_run(config, finished):
@@ -245,9 +245,9 @@ def test_evaluate_gives_the_scores_of_the_run(config, finished):
 
 
 def test_predictions_of_a_sample_are_drawn(config, finished):
-    model = experiment.load_model(finished[0])
-    segmenter = experiment.build_segmenter(model, config, "panoptic")
-    sheet = experiment.draw_predictions(segmenter, build.build_reader(config.data, "val"), count=2)
+    model = trained_run.load_model(finished[0])
+    segmenter = trained_run.build_segmenter(model, config, "panoptic")
+    sheet = report.draw_evenly(segmenter, build_data.build_reader(config.data, "val"), count=2)
     assert np.asarray(sheet).shape[1] > 3 * 100
 
 
@@ -259,5 +259,5 @@ def test_a_non_finite_loss_names_the_term_and_keeps_the_last_checkpoint(reposito
         experiment.train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "model.keras").exists()
     row = json.loads((tmp_path / "run" / "suspicious_batches.jsonl").read_text())
-    reader = build.build_reader(config.data, "train")
+    reader = build_data.build_reader(config.data, "train")
     assert len(row["images"]) == 2 and set(row["images"]) <= {reader[i]["image_id"] for i in range(8)}

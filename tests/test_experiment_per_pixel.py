@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kmaskformer import experiment
+from kmaskformer import experiment, trained_run
 from kmaskformer.config import load_config
 
 TINY = [
@@ -43,8 +43,8 @@ def test_run(repository, tmp_path, name):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {key for key in rows[0] if key.startswith("loss_")} == terms
     assert np.asarray(Image.open(tmp_path / "pictures" / "predictions_0000002.png")).std() > 10
-    model, again = experiment.evaluate(experiment.run_config(tmp_path), tmp_path)
+    model, again = experiment.evaluate(trained_run.run_config(tmp_path), tmp_path)
     assert again["semantic/mIoU"] == pytest.approx(scores["semantic/mIoU"], abs=1e-6)
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
-    result = experiment.build_segmenter(model, config, "semantic")(image)
+    result = trained_run.build_segmenter(model, config, "semantic")(image)
     assert result.segmentation.shape == (50, 70) and result.info.name == "shapes"

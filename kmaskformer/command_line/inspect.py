@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kmaskformer import build, data
+from kmaskformer import build_data, data
 from kmaskformer.command_line.command import USER_ERRORS, add_overrides, make_parser, one_line_errors
 from kmaskformer.config import Config, load_config
 from kmaskformer.data.inspection import Finding, SplitFacts, find_problems, read_facts
@@ -68,7 +68,7 @@ def open_splits(options: argparse.Namespace) -> tuple[Config | None, dict[str, A
     if options.config:
         # Images without labels are to be listed, all of them, and not to stop the inspection; sizes are the files' own.
         config = load_config(options.config, [*options.set, "data.on_error=skip", "data.reduced_decoding=false"])
-        return config, {split: build.build_reader(config.data, split) for split in options.splits}
+        return config, {split: build_data.build_reader(config.data, split) for split in options.splits}
     reader = data.from_folders(
         options.images,
         options.masks,

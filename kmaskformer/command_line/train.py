@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from kmaskformer import experiment
+from kmaskformer import experiment, trained_run
 from kmaskformer.command_line.command import add_overrides, make_parser, one_line_errors
 from kmaskformer.config import load_config
 from kmaskformer.training.distribution import STRATEGIES
@@ -43,6 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(interruption, file=sys.stderr, flush=True)
         return 128 + signal.SIGTERM
     print(f"Scores: {', '.join(f'{name} {value:.4f}' for name, value in scores.items() if value is not None)}")
-    print(f"Model: {options.output}/{experiment.MODEL_FILE}")
+    print(f"Model: {options.output}/{trained_run.MODEL_FILE}")
     print(f"Pictures: {options.output}/pictures")
     return 0

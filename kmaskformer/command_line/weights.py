@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from kmaskformer import experiment
+from kmaskformer import trained_run
 from kmaskformer.checkpoints.preset_config import is_preset
 from kmaskformer.config import Config
 from kmaskformer.inference.postprocess import INFERENCES, TASKS
@@ -77,9 +77,9 @@ def open_segmenter(weights: str, options: argparse.Namespace) -> tuple[Segmenter
     """
     model = model_or_run(weights)
     if isinstance(model, str):
-        config = experiment.run_config(weights)
-        task = options.task or (options.default_task if config is None else experiment.picture_task(config))
-        segmenter = experiment.build_segmenter(experiment.load_model(weights), config, task, options.inference)
+        config = trained_run.run_config(weights)
+        task = options.task or (options.default_task if config is None else trained_run.picture_task(config))
+        segmenter = trained_run.build_segmenter(trained_run.load_model(weights), config, task, options.inference)
     else:
         config, known = None, model.preset_info.segmenter_options
         if options.inference == "general":

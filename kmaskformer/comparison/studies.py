@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from kmaskformer import experiment
+from kmaskformer import experiment, trained_run
 from kmaskformer.analysis.parts import count_parameters
 from kmaskformer.config import Config, config_to_dict, load_config
 
@@ -197,7 +197,7 @@ def perform(run: Run) -> dict[str, Any]:
         curve = [(run.config.training.steps, scores[SCORE])]
     else:
         scores = experiment.train(run.config, run.folder, resume=True)
-        model = experiment.load_model(run.folder)
+        model = trained_run.load_model(run.folder)
         curve = list(_curve(run.folder))
     result = {
         "score": scores[SCORE],

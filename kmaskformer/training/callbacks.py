@@ -6,10 +6,9 @@ they take functions rather than data: what is evaluated or drawn is for the call
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,10 @@ import numpy as np
 
 from kmaskformer.training.averages import averaged_weights
 from kmaskformer.training.run_log import RunLog, scalars
-from kmaskformer.whole_files import written_to_disk
+from kmaskformer.training.saving import current_step, save_model
 
 LOSS_NAMES = ("loss", "loss_ce", "loss_mask", "loss_dice")
 """What the progress bar shows: the total, and the three kinds of the last decoder layer."""
-
-
-def current_step(model: keras.Model) -> int:
-    """Optimizer updates that `model` has had."""
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 class IntervalCallback(keras.callbacks.Callback):
@@ -272,42 +266,6 @@ class PredictionPictures(IntervalCallback):
 
     def act(self, step: int, logs: Mapping[str, Any]) -> None:
         self.run_log.picture(self.name, step, self.draw_fn())
-
-
-def save_model(model: keras.Model, path: str | Path) -> None:
-    """Saves weights (`*.weights.h5`) or the whole model (`*.keras`); an older file stays until the new one is done.
-
-    Args:
-        model: A built model.
-        path: File to write; its folder is created. A `.keras` file has the optimizer's state too, if compiled.
-
-    Raises:
-        ValueError: If `path` has another ending.
-    """
-    path = Path(path)
-    if not path.name.endswith((".weights.h5", ".keras")):
-        raise ValueError(f"`path` must end in .weights.h5 or .keras. Received: path={path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_to_disk(path) as aside:
-        if path.name.endswith(".keras"):
-            model.save(aside)
-        else:
-            with without_optimizer(model):
-                model.save_weights(aside)
-
-
-@contextlib.contextmanager
-def without_optimizer(model: keras.Model) -> Iterator[None]:
-    """Takes the optimizer off `model` for a while: Keras puts its state, twice the weights, into weights files."""
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        yield
-        return
-    model.optimizer = None
-    try:
-        yield
-    finally:
-        model.optimizer = optimizer
 
 
 def listed(values: Mapping[str, float]) -> str:

@@ -18,8 +18,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kmaskformer.training.callbacks import IntervalCallback, current_step, without_optimizer
+from kmaskformer.training.callbacks import IntervalCallback
 from kmaskformer.training.nonfinite import nonfinite_terms
+from kmaskformer.training.saving import current_step, without_optimizer
 from kmaskformer.whole_files import sync
 
 _WEIGHTS = "model.weights.h5"

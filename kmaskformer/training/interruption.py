@@ -10,8 +10,8 @@ from typing import Any
 
 import keras
 
-from kmaskformer.training.callbacks import current_step
 from kmaskformer.training.checkpoint import RunCheckpoint
+from kmaskformer.training.saving import current_step
 
 
 class TrainingInterrupted(Exception):

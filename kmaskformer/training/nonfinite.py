@@ -13,8 +13,9 @@ from typing import Any
 
 import keras
 
-from kmaskformer.training.callbacks import current_step, listed
+from kmaskformer.training.callbacks import listed
 from kmaskformer.training.run_log import scalars
+from kmaskformer.training.saving import current_step
 
 ON_NAN = ("stop", "skip")
 BATCHES_FILE = "suspicious_batches.jsonl"

@@ -19,7 +19,7 @@ import tensorflow as tf
 from PIL import Image
 
 from kmaskformer import config as configs
-from kmaskformer.build import build_dataset
+from kmaskformer.build_data import build_dataset
 from kmaskformer.data.files import images_in
 from kmaskformer.data.label_spaces import label_space
 from kmaskformer.data.pipeline import Reader

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from kmaskformer import build, experiment
+from kmaskformer import build_data, trained_run
 from kmaskformer.command_line.command import add_overrides
 from kmaskformer.config import load_config
 from kmaskformer.evaluation.evaluator import SemanticEvaluator, Truth
@@ -37,10 +37,10 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints a line for each file, and what they have in common."""
     weights = Path(options.weights)
-    config = load_config((weights if weights.is_dir() else weights.parent) / experiment.CONFIG_FILE, options.set)
-    reader = build.build_reader(config.data, "val")
+    config = load_config((weights if weights.is_dir() else weights.parent) / trained_run.CONFIG_FILE, options.set)
+    reader = build_data.build_reader(config.data, "val")
     size = tuple(options.image_size or reader[0]["image"].shape[:2])
-    model = experiment.load_model(weights, config, reader.info)
+    model = trained_run.load_model(weights, config, reader.info)
     with tempfile.TemporaryDirectory() as folder:
         paths = {kind: Path(folder) / f"{kind}.tflite" for kind in QUANTIZATIONS}
         files = {kind: _Segmenter(export_litert(model, path, size, quantization=kind)) for kind, path in paths.items()}

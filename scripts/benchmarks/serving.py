@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import cold_start, latency, throughput
-from kmaskformer import experiment
+from kmaskformer import trained_run
 from kmaskformer.build import build_model
 from kmaskformer.config import ModelConfig, load_config
 from kmaskformer.export.saved_model import export_saved_model
@@ -50,7 +50,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the measurements."""
-    model = experiment.load_model(options.weights) if options.weights else random_model(options.config)
+    model = trained_run.load_model(options.weights) if options.weights else random_model(options.config)
     with tempfile.TemporaryDirectory() as temporary:
         folder = export_saved_model(model, Path(temporary) / "model", task=options.task, config={})
         print(f"{model.count_params():,} parameters, images {options.size[0]} x {options.size[1]}, {options.task}")

@@ -71,8 +71,8 @@ def opened(monkeypatch):
         num_classes, dataset_info, preset_info = 2, INFO, PresetInfo(object_mask_threshold=0.7)
 
     config = load_config(CONFIG, ["evaluation.overlap_threshold=0.6", "evaluation.object_mask_threshold=0.5"])
-    monkeypatch.setattr("kmaskformer.experiment.run_config", lambda _: config)
-    monkeypatch.setattr("kmaskformer.experiment.load_model", lambda _: Model())
+    monkeypatch.setattr("kmaskformer.trained_run.run_config", lambda _: config)
+    monkeypatch.setattr("kmaskformer.trained_run.load_model", lambda _: Model())
     monkeypatch.setattr(weights, "from_preset", lambda _: Model())
 
     def call(source, *arguments, default_task="semantic"):

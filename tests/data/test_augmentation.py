@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import kmaskformer as kmf
-from kmaskformer.build import build_transforms
+from kmaskformer.build_data import build_transforms
 from kmaskformer.config import load_config
 from kmaskformer.data.augmentation import standard_transforms, transform_chain
 from kmaskformer.data.transforms import apply_transforms

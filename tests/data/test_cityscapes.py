@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kmaskformer.build import build_reader
+from kmaskformer.build_data import build_reader
 from kmaskformer.config import load_config
 from kmaskformer.data.cityscapes import Cityscapes
 from kmaskformer.data.coco_panoptic import CocoPanoptic

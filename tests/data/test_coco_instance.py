@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kmaskformer.build import build_dataset, build_evaluators, build_reader
+from kmaskformer.build import build_evaluators
+from kmaskformer.build_data import build_dataset, build_reader
 from kmaskformer.config import config_from_dict
 from kmaskformer.data.coco_instance import CocoInstances
 from kmaskformer.data.run_lengths import encode_mask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kmaskformer.build import build_reader
+from kmaskformer.build_data import build_reader
 from kmaskformer.config import config_from_dict
 from kmaskformer.data.merged import MergedSegments
 from kmaskformer.structures import DatasetInfo

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from kmaskformer import build
+from kmaskformer import build_data
 from kmaskformer.config import load_config
 
 tf = pytest.importorskip("tensorflow")
@@ -70,9 +70,9 @@ def test_one_line_of_the_configuration_moves_the_pipeline_to_other_processes(rep
             assert "with 12 images of shapes" in line
         local = load_config(path, settings)
         remote = load_config(path, [*settings, f"data.service={address}"])
-        batches = build.build_dataset(remote.data, "train").take(6)
+        batches = build_data.build_dataset(remote.data, "train").take(6)
         received = images_of(batches)
-        known = set(images_of(build.build_dataset(local.data, "train").take(30)))
+        known = set(images_of(build_data.build_dataset(local.data, "train").take(30)))
     finally:
         for process in processes:
             process.kill()

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from kmaskformer.build import build_dataset, build_reader
+from kmaskformer.build_data import build_dataset, build_reader
 from kmaskformer.config import ConfigError, config_from_dict
 from kmaskformer.data.label_spaces import label_space
 from kmaskformer.data.synthetic import Shapes

@@ -15,7 +15,8 @@ import math
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from kmaskformer.build import build_dataset, build_evaluators, build_model
+from kmaskformer.build import build_evaluators, build_model
+from kmaskformer.build_data import build_dataset
 from kmaskformer.config import load_config
 from kmaskformer.evaluation.evaluator import CombinedEvaluator
 from kmaskformer.evaluation.run import Evaluation

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kmaskformer import build
+from kmaskformer import build, build_data
 from kmaskformer.config import load_config, save_config
 
 TINY = (
@@ -22,7 +22,7 @@ def make_run_folder(repository: Path) -> Callable[[Path, Sequence[str]], Path]:
 
     def make(folder: Path, overrides: Sequence[str]) -> Path:
         config = load_config(repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", [*TINY, *overrides])
-        build.build_model(config.model, build.build_reader(config.data, "val").info).save(folder / "model.keras")
+        build.build_model(config.model, build_data.build_reader(config.data, "val").info).save(folder / "model.keras")
         save_config(config, folder / "config.yaml")
         return folder
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from kmaskformer.command_line.video import VideoFrames, VideoWriter
 from kmaskformer.evaluation.files import read_instances, read_panoptic_file
-from kmaskformer.experiment import load_model
 from kmaskformer.presets import save_to_preset
+from kmaskformer.trained_run import load_model
 
 OVERRIDES = [
     "data.image_size=[64, 64]",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kmaskformer import experiment
+from kmaskformer import trained_run
 from kmaskformer.config import load_config, save_config
 
 OVERRIDES = [
@@ -52,8 +52,8 @@ def picture():
 
 
 def expected_result(run_folder, picture, task):
-    model = experiment.load_model(run_folder)
-    result = experiment.build_segmenter(model, experiment.run_config(run_folder), task)(picture)
+    model = trained_run.load_model(run_folder)
+    result = trained_run.build_segmenter(model, trained_run.run_config(run_folder), task)(picture)
     assert result.segments, "the test should see a segment"
     return result
 

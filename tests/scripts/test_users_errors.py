@@ -55,8 +55,8 @@ def analyze(run_script, repository, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [-1, 2, 99999])
 def test_an_image_that_the_dataset_lacks(analyze, monkeypatch, number):
-    monkeypatch.setattr("kmaskformer.build.build_reader", lambda *_: Two())
-    monkeypatch.setattr("kmaskformer.experiment.load_model", lambda *_: object())
+    monkeypatch.setattr("kmaskformer.build_data.build_reader", lambda *_: Two())
+    monkeypatch.setattr("kmaskformer.trained_run.load_model", lambda *_: object())
     with pytest.raises(SystemExit, match=rf"--image must be a number 0\.\.1 .*Received: {number}"):
         analyze("--weights", "w.keras", "--tasks", "attention", "--image", number)
 

@@ -18,14 +18,13 @@ from kmaskformer.training.callbacks import (
     PredictionPictures,
     StopAtStep,
     TrainingLog,
-    current_step,
-    save_model,
 )
 from kmaskformer.training.checkpoint import RunCheckpoint, list_checkpoints, restore_checkpoint
 from kmaskformer.training.interruption import SaveOnSignal, TrainingInterrupted
 from kmaskformer.training.nonfinite import NonFiniteLossError, WatchForNonFinite
 from kmaskformer.training.optimizer import SGD
 from kmaskformer.training.run_log import RunLog
+from kmaskformer.training.saving import current_step, save_model
 from kmaskformer.training.schedules import WarmupPoly
 
 tf = pytest.importorskip("tensorflow")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kmaskformer.build import build_reader
+from kmaskformer.build_data import build_reader
 from kmaskformer.config import load_config
 from kmaskformer.data.images import read_label_map
 from kmaskformer.data.label_spaces import label_space

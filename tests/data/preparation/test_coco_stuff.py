@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from kmaskformer.build import build_reader
+from kmaskformer.build_data import build_reader
 from kmaskformer.config import load_config
 from kmaskformer.data.images import read_label_map
 from kmaskformer.data.preparation import coco_stuff

@@ -1,0 +1,52 @@
+"""Saving a model in the middle of a training: whole files, without the optimizer where it does not belong."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+
+from kmaskformer.whole_files import written_to_disk
+
+
+def current_step(model: keras.Model) -> int:
+    """Optimizer updates that `model` has had."""
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+
+def save_model(model: keras.Model, path: str | Path) -> None:
+    """Saves weights (`*.weights.h5`) or the whole model (`*.keras`); an older file stays until the new one is done.
+
+    Args:
+        model: A built model.
+        path: File to write; its folder is created. A `.keras` file has the optimizer's state too, if compiled.
+
+    Raises:
+        ValueError: If `path` has another ending.
+    """
+    path = Path(path)
+    if not path.name.endswith((".weights.h5", ".keras")):
+        raise ValueError(f"`path` must end in .weights.h5 or .keras. Received: path={path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_to_disk(path) as aside:
+        if path.name.endswith(".keras"):
+            model.save(aside)
+        else:
+            with without_optimizer(model):
+                model.save_weights(aside)
+
+
+@contextlib.contextmanager
+def without_optimizer(model: keras.Model) -> Iterator[None]:
+    """Takes the optimizer off `model` for a while: Keras puts its state, twice the weights, into weights files."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        yield
+        return
+    model.optimizer = None
+    try:
+        yield
+    finally:
+        model.optimizer = optimizer
