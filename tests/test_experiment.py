@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kmaskformer import build, build_data, experiment, report, trained_run
+from kmaskformer import build_data, experiment, report, trained_run
 from kmaskformer.config import load_config, save_config
 from kmaskformer.inference.tiles import Tiling
 
@@ -73,7 +73,7 @@ def test_a_start_that_the_observers_refuse_leaves_no_folder(config, tmp_path, mo
     def refuse(*args, **kwargs):
         raise ValueError("no such task")
 
-    monkeypatch.setattr(experiment, "Segmenter", refuse)
+    monkeypatch.setattr(trained_run, "Segmenter", refuse)
     with pytest.raises(ValueError, match="no such task"):
         experiment.train(config, tmp_path / "x")
     assert not (tmp_path / "x").exists()
@@ -184,7 +184,7 @@ def test_an_image_that_cannot_be_read_costs_the_report_no_other(config, finished
         sheets.append(([sample["image_id"] for sample in samples], captions))
         return Image.new("RGB", (8, 8))
 
-    monkeypatch.setattr(build, "build_reader", lambda *_: Broken())
+    monkeypatch.setattr(build_data, "build_reader", lambda *_: Broken())
     monkeypatch.setattr(experiment.report, "draw_samples", draw_samples)
     with pytest.warns(RuntimeWarning, match="damaged"):
         _, scores = experiment.evaluate(config, finished[0], report_folder=tmp_path / "report")
