@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 from collections.abc import Callable
@@ -12,10 +11,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from kmaskformer import visualize
-from kmaskformer.data.images import read_image
+from kmaskformer.data.images import read_image, upright_rgb
 from kmaskformer.inference.augmented import Augmentation, ViewOutputs, augmented_semantic_map
 from kmaskformer.inference.postprocess import TASKS, Postprocess
 from kmaskformer.inference.segments import instance_segments, panoptic_segments, semantic_segments
@@ -255,7 +254,7 @@ def as_pixels(image: Any) -> np.ndarray:
     if isinstance(image, (str, os.PathLike, bytes)):
         return read_image(image)
     if isinstance(image, Image.Image):
-        return _from_pillow(ImageOps.exif_transpose(image))
+        return upright_rgb(image.copy(), "image")
     if not hasattr(image, "shape"):
         raise TypeError(
             "`image` must be a path, bytes, an open binary file, a PIL image or an array. "
@@ -272,15 +271,6 @@ def as_pixels(image: Any) -> np.ndarray:
     _check_range(pixels)
     pixels = pixels.astype(np.uint8 if pixels.dtype.kind in "ui" else np.float32)
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-
-
-def _from_pillow(image: Image.Image) -> np.ndarray:
-    if image.mode[0] not in "IF":
-        return np.array(image.convert("RGB"))
-    # Pillow would clip deep greys to 255; the reader knows how to scale them.
-    buffer = io.BytesIO()
-    image.save(buffer, "TIFF")
-    return read_image(buffer.getvalue())
 
 
 def shortest_edge_size(height: int, width: int, shortest_edge: int | None, longest_edge: int | None) -> tuple[int, int]:

@@ -52,11 +52,25 @@ def resize_shortest_edge(
 
 
 def shortest_edge_size(
-    height: tf.Tensor, width: tf.Tensor, shortest_edge: int | tf.Tensor, longest_edge: int = 0
+    height: tf.Tensor, width: tf.Tensor, shortest_edge: int | tf.Tensor | None, longest_edge: int | None = None
 ) -> tf.Tensor:
-    """Size `(2,)` int32 of an image whose shorter side becomes `shortest_edge`, its longer at most `longest_edge`."""
+    """Size of an image whose shorter side becomes `shortest_edge` and its longer side at most `longest_edge`.
+
+    `segmenter.shortest_edge_size` is the same in Python's numbers.
+
+    Args:
+        height: Scalar int32.
+        width: Scalar int32.
+        shortest_edge: Length wanted of the shorter side; None for its own.
+        longest_edge: Bound of the longer side; None or 0 for no bound.
+
+    Returns:
+        `(2,)` int32.
+    """
     size = tf.cast(tf.stack([height, width]), tf.float64)
-    scale = tf.cast(shortest_edge, tf.float64) / tf.reduce_min(size)
+    scale = tf.constant(1.0, tf.float64)
+    if shortest_edge is not None:
+        scale = tf.cast(shortest_edge, tf.float64) / tf.reduce_min(size)
     if longest_edge:
         scale = tf.minimum(scale, longest_edge / tf.reduce_max(size))
     return tf.maximum(tf.cast(size * scale + 0.5, tf.int32), 1)

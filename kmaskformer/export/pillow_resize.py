@@ -16,26 +16,6 @@ FIXED_POINT = 2.0**22
 """Pillow's weights are whole multiples of its inverse, and both passes round to 8 bits."""
 
 
-def shortest_edge_size(size: tf.Tensor, shortest_edge: int | None, longest_edge: int | None) -> tf.Tensor:
-    """Size of an image whose shorter side becomes `shortest_edge` and its longer side at most `longest_edge`.
-
-    Args:
-        size: `(2,)` int32, height and width.
-        shortest_edge: Length wanted of the shorter side; None for its own.
-        longest_edge: Bound of the longer side; None for no bound.
-
-    Returns:
-        `(2,)` int32.
-    """
-    sides = tf.cast(size, tf.float64)
-    scale = tf.constant(1.0, tf.float64)
-    if shortest_edge is not None:
-        scale = tf.cast(shortest_edge, tf.float64) / tf.reduce_min(sides)
-    if longest_edge is not None:
-        scale = tf.minimum(scale, tf.cast(longest_edge, tf.float64) / tf.reduce_max(sides))
-    return tf.maximum(tf.cast(tf.floor(sides * scale + 0.5), tf.int32), 1)
-
-
 @functools.cache
 def pillow_may_begin_with_columns() -> bool:
     """Whether the installed Pillow shrinks the height first where that saves work, as releases from 13 on do."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from kmaskformer.data.transforms import shortest_edge_size
 from kmaskformer.export.decoding import decode_image
-from kmaskformer.export.pillow_resize import resize_bilinear_uint8, shortest_edge_size
+from kmaskformer.export.pillow_resize import resize_bilinear_uint8
 from kmaskformer.segmenter import Segmenter
 from kmaskformer.structures import VOID
 
@@ -152,7 +153,8 @@ class SegmentationSignature:
         """The network's outputs, and the size of its input with and without padding."""
         segmenter = self.segmenter
         if segmenter.shortest_edge is not None or segmenter.longest_edge is not None:
-            size = shortest_edge_size(tf.shape(images)[1:3], segmenter.shortest_edge, segmenter.longest_edge)
+            height, width = tf.unstack(tf.shape(images)[1:3])
+            size = shortest_edge_size(height, width, segmenter.shortest_edge, segmenter.longest_edge)
             images = resize_bilinear_uint8(images, size)
         else:
             images = tf.cast(images, tf.float32)
