@@ -16,11 +16,11 @@ from PIL import Image
 from kmaskformer import visualize
 from kmaskformer.data.images import read_image, upright_rgb
 from kmaskformer.inference.augmented import Augmentation, ViewOutputs, augmented_semantic_map
-from kmaskformer.inference.postprocess import TASKS, Postprocess
+from kmaskformer.inference.postprocess import Postprocess
 from kmaskformer.inference.segments import instance_segments, panoptic_segments, semantic_segments
 from kmaskformer.inference.strips import STRIP_BYTES
 from kmaskformer.inference.tiles import Tiling, stitch
-from kmaskformer.structures import VOID, DatasetInfo, Segment
+from kmaskformer.structures import TASKS, VOID, DatasetInfo, Segment
 
 
 @dataclasses.dataclass(eq=False)

@@ -15,6 +15,9 @@ from typing import Any, NotRequired, TypedDict
 VOID = -1
 """Value of a segment map where a pixel is in no segment (unlabelled, ignored or padding)."""
 
+TASKS = ("semantic", "instance", "panoptic")
+"""What can be asked of a model."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:

@@ -13,6 +13,7 @@ from kmaskformer import build
 from kmaskformer.config import Config, load_config
 from kmaskformer.inference.augmented import Augmentation
 from kmaskformer.segmenter import Segmenter
+from kmaskformer.structures import TASKS
 
 MODEL_FILE = "model.keras"
 CONFIG_FILE = "config.yaml"
@@ -100,4 +101,4 @@ def build_segmenter(
 def picture_task(config: Config) -> str:
     """The task that a run's pictures show: the first thing it is evaluated on."""
     metric = config.evaluation.metrics[0] if config.evaluation.metrics else "semantic"
-    return metric if metric in ("semantic", "panoptic", "instance") else "semantic"
+    return metric if metric in TASKS else "semantic"

@@ -11,10 +11,11 @@ from pathlib import Path
 from kmaskformer import trained_run
 from kmaskformer.checkpoints.preset_config import is_preset
 from kmaskformer.config import Config
-from kmaskformer.inference.postprocess import INFERENCES, TASKS
+from kmaskformer.inference.postprocess import INFERENCES
 from kmaskformer.models.segmentation_model import SegmentationModel
 from kmaskformer.presets import from_preset
 from kmaskformer.segmenter import Segmenter
+from kmaskformer.structures import TASKS
 
 WEIGHTS_HELP = (
     ".keras or .weights.h5 file, a run's folder, a preset's folder, hf://OWNER/NAME, the name of a published model, or "

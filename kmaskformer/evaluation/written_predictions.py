@@ -12,9 +12,7 @@ import numpy as np
 
 from kmaskformer.evaluation.evaluator import Evaluator, ImageOutputs, Truth
 from kmaskformer.evaluation.prediction_files import PredictionFiles
-from kmaskformer.structures import DatasetInfo
-
-TASKS = ("semantic", "panoptic", "instance")
+from kmaskformer.structures import TASKS, DatasetInfo
 
 
 class WrittenPredictions:

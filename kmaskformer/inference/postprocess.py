@@ -12,8 +12,8 @@ from kmaskformer.inference.panoptic import panoptic_inference
 from kmaskformer.inference.restore import Size, restore_mask_logits, restore_pixel_logits
 from kmaskformer.inference.semantic import pixel_map, semantic_inference, semantic_map
 from kmaskformer.inference.strips import mean_semantic_map, pixel_view, semantic_map_in_strips
+from kmaskformer.structures import TASKS
 
-TASKS = ("semantic", "instance", "panoptic")
 INFERENCES = ("default", "general")
 
 

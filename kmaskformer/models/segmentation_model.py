@@ -12,7 +12,7 @@ from kmaskformer.models.gradients import agree_on_finite, terms_and_gradients, t
 from kmaskformer.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImagePreprocessing
 from kmaskformer.ops import replicas
 from kmaskformer.ops.masks import pad_bottom_right, truth_key
-from kmaskformer.structures import DatasetInfo
+from kmaskformer.structures import TASKS, DatasetInfo
 
 
 class SegmentationModel(keras.Model):
@@ -32,7 +32,7 @@ class SegmentationModel(keras.Model):
     """
 
     PARTS: tuple[str, ...] = ("backbone", "pixel_decoder")
-    TASKS: tuple[str, ...] = ("semantic", "instance", "panoptic")
+    TASKS: tuple[str, ...] = TASKS
 
     def __init__(
         self,

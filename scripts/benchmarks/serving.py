@@ -21,7 +21,7 @@ from kmaskformer.build import build_model
 from kmaskformer.config import ModelConfig, load_config
 from kmaskformer.export.saved_model import export_saved_model
 from kmaskformer.models.segmentation_model import SegmentationModel
-from kmaskformer.structures import DatasetInfo
+from kmaskformer.structures import TASKS, DatasetInfo
 
 PARTS = {"latency": latency.measure, "cold-start": cold_start.measure, "throughput": throughput.measure}
 NUM_CLASSES = 133
@@ -38,7 +38,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=list(PARTS))
     parser.add_argument("--weights", help="a run's folder or model file; by default random weights")
     parser.add_argument("--config", help="configuration of the random model; by default ResNet-50, 133 classes")
-    parser.add_argument("--task", default="panoptic", choices=("semantic", "instance", "panoptic"))
+    parser.add_argument("--task", default="panoptic", choices=TASKS)
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--repeats", type=int, default=15, help="rounds in which the compared take turns")
     parser.add_argument("--seconds", type=float, default=20, help="of load for each number of clients")

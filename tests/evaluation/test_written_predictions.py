@@ -132,10 +132,10 @@ def test_states_of_other_evaluators_are_refused(tmp_path):
 
 def test_errors(tmp_path):
     with pytest.raises(
-        ValueError, match=r"Only semantic, panoptic, instance predictions have files. Received: semantic_"
+        ValueError, match=r"Only semantic, instance, panoptic predictions have files. Received: semantic_"
     ):
         WrittenPredictions(SemanticBoundaryEvaluator(), tmp_path)
-    with pytest.raises(ValueError, match=r"measure one of semantic, panoptic, instance. Received: semantic_boundary"):
+    with pytest.raises(ValueError, match=r"measure one of semantic, instance, panoptic. Received: semantic_boundary"):
         writing([SemanticBoundaryEvaluator()], tmp_path)
 
 
