@@ -114,7 +114,7 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
         FileNotFoundError: If there is no such file.
         ValueError: If the file has another format or does not fit the model.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
     if not path.name.endswith((".weights.h5", ".keras")):
@@ -125,13 +125,16 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
         raise ValueError(f"{path}: these weights do not fit the configured model: {error}") from error
 
 
-def _load_backbone_weights(model: SegmentationModel, path: str) -> None:
-    if not Path(path).exists():
+def _load_backbone_weights(model: SegmentationModel, file: str) -> None:
+    path = Path(file).expanduser()
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file, named by model.backbone.weights")
     try:
         load_backbone_weights(model, path)
     except ValueError as error:
-        raise ValueError(f"{path}: cannot give the backbone its weights: {error}") from error
+        raise ValueError(
+            f"{path}: cannot give the backbone its weights; check model.backbone.name and channels: {error}"
+        ) from error
 
 
 def build_criterion(config: configs.LossConfig) -> SetCriterion | PerPixelCriterion:

@@ -206,3 +206,9 @@ def _check_augmentation(config: Config) -> Iterator[str]:
             f"{prefix}.quarter_turns: needs a square `crop`, or turned images would not fit. "
             f"Received: {list(augmentation.crop)}"
         )
+    shapes = config.data.batch_shapes
+    if augmentation.quarter_turns and not all(any(h <= w2 and w <= h2 for h2, w2 in shapes) for h, w in shapes):
+        yield (
+            f"{prefix}.quarter_turns: needs `data.batch_shapes` that hold images turned too. "
+            f"Received: {[list(shape) for shape in shapes]}"
+        )

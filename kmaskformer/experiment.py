@@ -8,6 +8,7 @@ The run's folder holds `config.yaml` (resolved), `model.keras` (the final model,
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -22,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kmaskformer import build, build_data, report
-from kmaskformer.config import Config, config_to_dict, load_config, save_config
+from kmaskformer.config import Config, ModelConfig, config_to_dict, load_config, save_config
 from kmaskformer.data.skipping import SkippingReader
 from kmaskformer.evaluation.evaluator import SemanticEvaluator, Truth
 from kmaskformer.evaluation.run import Evaluation
@@ -88,15 +89,15 @@ def train(
         _check_unclaimed(output, config, resume)
     set_seed(config.training.seed, config.training.deterministic)
     readers = {split: build_data.build_reader(config.data, split) for split in ("train", "val")}
+    checkpoint = latest_checkpoint(output / "checkpoints") if resume else None
     with devices.scope():
-        model = build.build_model(config.model, readers["train"].info)
+        model = build.build_model(_started(config.model) if checkpoint else config.model, readers["train"].info)
         model.compile(
             optimizer=build.build_optimizer(config.optimizer, skip_nonfinite=on_nan == "skip"),
             criterion=build.build_criterion(config.loss),
             jit_compile=config.training.jit_compile,
             accumulation_steps=config.training.accumulation_steps,
         )
-        checkpoint = latest_checkpoint(output / "checkpoints") if resume else None
         state = restore_checkpoint(model, checkpoint) if checkpoint else RunState(step=0, epoch=0, batch=0)
     scores, draw = _observations(model, config, readers["val"])
     # Only now, when data and model are known to be good: a failed start leaves no folder in the way of the next.
@@ -116,6 +117,11 @@ def train(
             path.write_text(json.dumps(final_scores, indent=1) + "\n", encoding="utf-8")
         run_log.close()
     return final_scores
+
+
+def _started(model: ModelConfig) -> ModelConfig:
+    """A model without the files that it once started from, which a run that goes on does not need any more."""
+    return dataclasses.replace(model, weights="", backbone=dataclasses.replace(model.backbone, weights=""))
 
 
 @contextlib.contextmanager

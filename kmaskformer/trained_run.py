@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from kmaskformer import build
+from kmaskformer import build, build_data
 from kmaskformer.config import Config, load_config
 from kmaskformer.inference.augmented import Augmentation
 from kmaskformer.segmenter import Segmenter
@@ -58,7 +58,7 @@ def load_model(weights: str | Path, config: Config | None = None, dataset_info: 
 def _label_space(config: Config) -> Any:
     """Class names of a configuration's dataset; `None`, with a warning, where its files are not at hand."""
     try:
-        return build.build_reader(config.data, "val").info
+        return build_data.build_reader(config.data, "val").info
     except (OSError, ValueError) as error:
         warnings.warn(f"class names are unknown and all classes count as stuff: {error}", stacklevel=3)
         return None

@@ -129,6 +129,9 @@ ERRORS |= {  # of test-time augmentation
     "evaluation: {augmentation: {shortest_edges: [0]}}": "evaluation.augmentation.shortest_edges: must be positive",
 }
 ERRORS |= {  # of quarter turns
+    "data: {batch_shapes: [[64, 32]], augmentation: {quarter_turns: true}}": (
+        "data.augmentation.quarter_turns: needs `data.batch_shapes` that hold images turned too. Received: [[64, 32]]"
+    ),
     "data: {augmentation: {crop: [32, 64], quarter_turns: true}}": (
         "data.augmentation.quarter_turns: needs a square `crop`, or turned images would not fit. Received: [32, 64]"
     ),

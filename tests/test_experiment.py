@@ -79,6 +79,19 @@ def test_a_start_that_the_observers_refuse_leaves_no_folder(config, tmp_path, mo
     assert not (tmp_path / "x").exists()
 
 
+def test_a_run_goes_on_without_the_file_that_it_started_from(config, finished, tmp_path):
+    """Where there is a checkpoint, weights to start from are not read again."""
+    model = dataclasses.replace(config.model, backbone=dataclasses.replace(config.model.backbone, weights="gone.pth"))
+    begun = dataclasses.replace(config, model=model)
+    with pytest.raises(FileNotFoundError, match=r"gone.pth: no such file, named by model.backbone.weights"):
+        experiment.train(begun, tmp_path / "new", resume=True)
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    save_config(begun, folder / "config.yaml")
+    assert json.dumps(experiment.train(begun, folder, resume=True)) == json.dumps(finished[1])
+    trained_run.load_model(folder / "best.weights.h5")
+
+
 def test_a_best_metric_that_no_evaluator_reports_is_refused_at_once(config, tmp_path):
     evaluation = dataclasses.replace(config.evaluation, best_metric="semantic/mIOU")
     with pytest.raises(ValueError, match=r"evaluation.best_metric: must be one of .*Did you mean semantic/mIoU\?"):

@@ -91,7 +91,10 @@ def _model_from_names(arrays: Mapping[str, np.ndarray], num_classes: int | None)
 
 def _load_keras(source: Path, make_model: Any, num_classes: int | None) -> tuple[SegmentationModel, LoadReport]:
     if num_classes is not None:
-        raise ValueError(f"{source}: another number of classes is possible with published checkpoints only")
+        raise ValueError(
+            f"{source}: another number of classes is possible with published checkpoints and presets; "
+            "convert the file to a folder first, which is a preset"
+        )
     if make_model is None and not source.name.endswith(".keras"):
         raise ValueError(f"{source}: a .weights.h5 file does not tell its architecture; give the configuration")
     if make_model is None:

@@ -70,7 +70,9 @@ def _files_of(source: str, output: Path | None) -> list[Path]:
         return files
     images = [file for file in files if output.resolve() not in file.resolve().parents]
     if not images:
-        raise FileNotFoundError(f"{source}: no image file but results in {output}, the folder of --output")
+        raise FileNotFoundError(
+            f"{source}: no image file outside {output}, the folder of --output; it must be another folder"
+        )
     return images
 
 

@@ -91,11 +91,11 @@ def add_to_cells(counts: np.ndarray, cells: np.ndarray, lengths: np.ndarray) -> 
 
 
 def check_maps(first: np.ndarray, second: np.ndarray) -> None:
-    """Raises a `ValueError` unless both maps have one size and hold integers."""
+    """Raises a `ValueError` unless a true and a predicted map have one size and hold integers."""
     if first.shape != second.shape:
         raise ValueError(
             "Prediction and truth must have the same size; bring the prediction to the image's original size. "
-            f"Received: {first.shape} and {second.shape}"
+            f"Received: prediction {second.shape}, truth {first.shape}"
         )
     for array in (first, second):
         if array.dtype.kind not in "iub":

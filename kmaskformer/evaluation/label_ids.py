@@ -27,6 +27,7 @@ class LabelIds:
 
     Attributes:
         void: What stands for unlabelled in the maps that are read; no class is.
+        unlabelled_seen: Values for unlabelled pixels that the true maps so far hold.
     """
 
     def __init__(self, info: DatasetInfo) -> None:
@@ -39,6 +40,7 @@ class LabelIds:
         self._classes[list(info.dataset_ids)] = np.arange(info.num_classes)
         self._known = np.zeros(_HIGHEST + 1, bool)
         self._known[[*info.dataset_ids, *self._unlabelled()]] = True
+        self.unlabelled_seen: set[int] = set()
 
     def read_predicted(self, path: Path) -> np.ndarray:
         """`(height, width)` class ids; whatever is no class is `void`."""
@@ -59,7 +61,9 @@ class LabelIds:
                 f"({min(ids)}..{max(ids)}) or {sorted(void_values(info))} for unlabelled. "
                 f"Received: {np.unique(values[unknown])[:5].tolist()}; check the label space and its ignore value."
             )
-        return self._classes[values]
+        classes = self._classes[values]
+        self.unlabelled_seen.update(np.unique(values[classes == self.void]).tolist())
+        return classes
 
     def _unlabelled(self) -> set[int]:
         further = _UNEVALUATED.get(self._info.name, ())

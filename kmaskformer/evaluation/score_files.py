@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -119,7 +120,15 @@ def score_label_folders(
     def new() -> MeanIoU:
         return MeanIoU(info.num_classes, ids.void, info.class_names, void_to_class)
 
-    return _score_label_maps(pairs, new, ids.read_predicted, ids.read_true)
+    scores = _score_label_maps(pairs, new, ids.read_predicted, ids.read_true)
+    if {0, 255} <= ids.unlabelled_seen:
+        warnings.warn(
+            f"{truth}: both 0 and 255 occur, and both are unlabelled in '{info.name}'. If 0 is a class here, the files "
+            "hold class numbers, not the dataset's own ids: score them with --classes instead of a label space.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return scores
 
 
 def _score_label_maps(
@@ -132,7 +141,20 @@ def _score_label_maps(
         metric.update(read_predicted(pair.predicted), read_true(pair.true))
 
     metric = _score_all(new, add, {pair: f"{pair.predicted} against {pair.true}" for pair in pairs})
+    _warn_of_void(metric)
     return _prefixed("semantic", metric.result())
+
+
+def _warn_of_void(metric: MeanIoU) -> None:
+    """Says where most of the predictions are no class: their values may be ids of another kind."""
+    labelled, void = metric.confusion.sum(), metric.confusion[:, -1].sum()
+    if void > labelled / 2:
+        warnings.warn(
+            f"{void / labelled:.0%} of the labelled pixels are predicted to be of no class. Do the predictions hold "
+            "other ids than the truth?",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def score_semantic_from_panoptic(

@@ -93,7 +93,7 @@ def test_add_to_cells_is_exact_for_few_and_for_many_cells(rng):
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"must have the same size.*\(1, 2\) and \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"must have the same size.*prediction \(2, 1\), truth \(1, 2\)"):
         joint_runs(np.zeros((1, 2), int), np.zeros((2, 1), int))
     with pytest.raises(ValueError, match=r"must hold integers.*float64"):
         joint_runs(np.zeros((1, 2), int), np.zeros((1, 2)))

@@ -304,11 +304,21 @@ def test_a_label_space_of_a_file(script, tmp_path, capsys):
     assert "truth/x.png: the truth must hold ids of the 2 classes" in capsys.readouterr().err
 
 
+def test_ids_of_another_kind_are_noticed(script, tmp_path):
+    """Class numbers where the dataset's ids are expected: 0 is a class there, and 255 unlabelled."""
+    numbers = label_maps(tmp_path, [0, 1, 255, 1], [0, 1, 1, 1])
+    with pytest.warns(RuntimeWarning, match=r"truth: both 0 and 255 occur, .* unlabelled in 'ade20k_150'.*--classes"):
+        run(script, tmp_path, *numbers, "--label-space", "ade20k_150")
+    label_maps(tmp_path, [1, 1, 2, 2], [0, 0, 0, 2])
+    with pytest.warns(RuntimeWarning, match="75% of the labelled pixels are predicted to be of no class"):
+        run(script, tmp_path, *numbers, "--label-space", "ade20k_150")
+
+
 def test_cityscapes_files_as_they_unpack(script, tmp_path):
     """Of 34 ids 19 are evaluated, and the others unlabelled; names have city, sequence and frame in common."""
     name = "ulm_000001_000019"
     true, predicted = f"ulm/{name}_gtFine_labelIds.png", f"{name}_leftImg8bit.png"
-    arguments = label_maps(tmp_path, [7, 0, 29, 255, 8], [7, 8, 7, 8, 8], true, predicted)
+    arguments = label_maps(tmp_path, [7, 0, 29, 3, 8], [7, 8, 7, 8, 8], true, predicted)
     write_label_map(tmp_path / "truth" / "ulm" / f"{name}_gtFine_instanceIds.png", np.array([[24000]]))
     scores = run(script, tmp_path, *arguments, "--label-space", "cityscapes_19")
     assert scores["semantic/IoU/road"] == scores["semantic/IoU/sidewalk"] == 1.0
