@@ -304,14 +304,17 @@ def test_a_label_space_of_a_file(script, tmp_path, capsys):
     assert "truth/x.png: the truth must hold ids of the 2 classes" in capsys.readouterr().err
 
 
-def test_ids_of_another_kind_are_noticed(script, tmp_path):
+def test_ids_of_another_kind_are_noticed(script, tmp_path, capsys):
     """Class numbers where the dataset's ids are expected: 0 is a class there, and 255 unlabelled."""
-    numbers = label_maps(tmp_path, [0, 1, 255, 1], [0, 1, 1, 1])
-    with pytest.warns(RuntimeWarning, match=r"truth: both 0 and 255 occur, .* unlabelled in 'ade20k_150'.*--classes"):
-        run(script, tmp_path, *numbers, "--label-space", "ade20k_150")
+    arguments = [*label_maps(tmp_path, [0, 1, 255, 1], [0, 1, 1, 1]), "--label-space", "ade20k_150"]
+    run(script, tmp_path, *arguments)
+    assert "truth: both 0 and 255 occur, and both are unlabelled in 'ade20k_150'" in capsys.readouterr().err
     label_maps(tmp_path, [1, 1, 2, 2], [0, 0, 0, 2])
-    with pytest.warns(RuntimeWarning, match="75% of the labelled pixels are predicted to be of no class"):
-        run(script, tmp_path, *numbers, "--label-space", "ade20k_150")
+    run(script, tmp_path, *arguments)
+    assert "75% of the labelled pixels are predicted to be of no class" in capsys.readouterr().err
+    label_maps(tmp_path, [1, 1, 2, 0], [1, 2, 2, 2])
+    run(script, tmp_path, *arguments)
+    assert capsys.readouterr().err == ""
 
 
 def test_cityscapes_files_as_they_unpack(script, tmp_path):
