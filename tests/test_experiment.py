@@ -16,6 +16,7 @@ from kmaskformer.config import load_config, save_config
 from kmaskformer.inference.tiles import Tiling
 
 TINY = [
+    "model.backbone.channels=[8, 8, 16, 16]",
     "model.transformer_decoder={num_queries: 6, hidden_dim: 32, num_heads: 2, feedforward_dim: 32, decoder_layers: 2}",
     "model.pixel_decoder={conv_dim: 32, mask_dim: 32}",
     "data.image_size=[64, 64]",

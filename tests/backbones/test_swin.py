@@ -174,6 +174,7 @@ def test_dynamic_shape_equals_eager(toy, jit_compile, rng):
             np.testing.assert_allclose(value, eager[name], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_jax_equals_tensorflow(positioned, rng, assert_equal_on_jax):
     assert_equal_on_jax(positioned, rng.standard_normal((2, 45, 70, 3)).astype("float32"))
 

@@ -60,7 +60,9 @@ def check_results(actual, expected):
         np.testing.assert_allclose(actual[name], value, rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize(("backbone", "task"), [("tiny", "instance"), ("swin", "panoptic")])
+@pytest.mark.parametrize(
+    ("backbone", "task"), [("tiny", "instance"), pytest.param("swin", "panoptic", marks=pytest.mark.slow)]
+)
 def test_results_are_those_of_the_eager_model(make_model, scene, tmp_path, backbone, task):
     model = make_model(backbone, encoder_layers=int(backbone == "tiny"))
     path = kmf.export_onnx(model, tmp_path / "new" / "model.onnx", task=task, **THRESHOLDS)
