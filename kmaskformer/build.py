@@ -133,7 +133,7 @@ def _load_backbone_weights(model: SegmentationModel, file: str) -> None:
         load_backbone_weights(model, path)
     except ValueError as error:
         raise ValueError(
-            f"{path}: cannot give the backbone its weights; check model.backbone.name and channels: {error}"
+            f"{path}: cannot give the backbone its weights: {error}. Check model.backbone.name and channels."
         ) from error
 
 
