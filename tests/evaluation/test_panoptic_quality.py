@@ -215,7 +215,7 @@ def test_tables_of_columns_and_dataset_records():
         (lambda: counts_of(row((1, 1)), [], row((0, 1)), []), r"ids that the table lacks: \[1\]"),
         (lambda: counts_of(row((0, 1)), [segment(4, 0)], row((0, 1)), []), r"segments without any: ids=\[4\]"),
         (lambda: counts_of(row((0, 1)), [], row((1, 1)), [segment(1, 90)]), r"Class ids of true .* \[90\]"),
-        (lambda: counts_of(row((0, 1)), [], row((0, 2)), []), r"same size.* \(1, 2\) and \(1, 1\)"),
+        (lambda: counts_of(row((0, 1)), [], row((0, 2)), []), r"same size.* prediction \(1, 1\), truth \(1, 2\)"),
         (lambda: SegmentTable.from_columns([1, 1], [0, 0]), r"must not repeat an id. Received: ids=\[1, 1\]"),
         (lambda: SegmentTable.from_columns([1, 2], [0]), "one length. Received: .*'category_ids': 1"),
     ],
