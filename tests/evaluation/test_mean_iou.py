@@ -115,7 +115,10 @@ def test_strided_maps_and_class_names():
         (lambda: MeanIoU(3, void_to_class=3), "class id 0..2. Received: void_to_class=3"),
         (lambda: MeanIoU(2, class_names=["a"]), "2 different names, one per class. Received: 1 names, 1 of"),
         (lambda: MeanIoU(2).merge(MeanIoU(3)), "Received: 2 and 3 classes"),
-        (lambda: MeanIoU(2).update(np.zeros((2, 2), int), np.zeros((2, 3), int)), r"Received: prediction \(2, 2\), truth \(2, 3\)"),
+        (
+            lambda: MeanIoU(2).update(np.zeros((2, 2), int), np.zeros((2, 3), int)),
+            r"Received: prediction \(2, 2\), truth \(2, 3\)",
+        ),
         (lambda: MeanIoU(2).update(np.zeros((1, 1)), np.zeros((1, 1), int)), "integers .* dtype float64"),
         (lambda: MeanIoU(2).update(np.array([[0]]), np.array([[7]])), r"0..1 or `ignore_value` 255. Received: \[7\]"),
     ],
