@@ -14,6 +14,7 @@ from kmaskformer.checkpoints.huggingface_export import export_to_huggingface
 from kmaskformer.checkpoints.loading import LoadReport
 from kmaskformer.checkpoints.preset_config import is_preset
 from kmaskformer.command_line.command import make_parser, one_line_errors
+from kmaskformer.command_line.weights import FOREIGN_SUFFIXES
 from kmaskformer.config import load_config
 from kmaskformer.presets import from_preset, save_to_preset
 
@@ -26,8 +27,8 @@ EXAMPLES = """\
   kmaskformer convert path/to/maskformer-swin-base-ade swin_base.keras
   kmaskformer convert model_final.pkl presets/mine --config configs/ade20k/semantic/... --num-classes 7"""
 
-FOREIGN_SUFFIXES = (".h5", ".pkl", ".pth", ".bin", ".safetensors")
-"""Endings of files that are read but not written; a folder of such a name would be taken for one."""
+NOT_WRITTEN = (".h5", *FOREIGN_SUFFIXES)
+"""Endings that no destination has; a folder of such a name would be taken for a file."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,7 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser.error("DESTINATION must differ from SOURCE, which is read while the other is written")
     if options.huggingface and options.destination.name.endswith(KERAS_SUFFIXES):
         parser.error("--huggingface writes a folder; name one as DESTINATION")
-    if options.destination.suffix.lower() in FOREIGN_SUFFIXES and not options.destination.name.endswith(KERAS_SUFFIXES):
+    if options.destination.suffix.lower() in NOT_WRITTEN and not options.destination.name.endswith(KERAS_SUFFIXES):
         parser.error(f"DESTINATION must end in .weights.h5 or .keras, or be a folder. Received: {options.destination}")
     if options.config and is_preset(options.source):
         parser.error("--config does not apply to a preset, which says itself which model it is")

@@ -27,7 +27,8 @@ THRESHOLDS = {
     "overlap_threshold": "least part of its mask that a panoptic segment keeps",
     "score_threshold": "least score of an instance",
 }
-_FOREIGN_SUFFIXES = (".pkl", ".pth", ".bin", ".safetensors")
+FOREIGN_SUFFIXES = (".pkl", ".pth", ".bin", ".safetensors")
+"""Endings of others' files, which are read but not written."""
 
 
 def model_or_run(weights: str) -> SegmentationModel | str:
@@ -111,7 +112,7 @@ def _names_preset(weights: str) -> bool:
         return is_preset(path) or (path / "config.json").is_file()
     if weights.startswith("hf://"):
         return True
-    if path.suffix.lower() in _FOREIGN_SUFFIXES:
+    if path.suffix.lower() in FOREIGN_SUFFIXES:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such weights file")
         return True

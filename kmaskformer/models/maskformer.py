@@ -45,24 +45,15 @@ class MaskFormer(QueryModel):
           arXiv 2107.06278, figure 2.
     """
 
-    def __init__(
-        self,
-        backbone: keras.layers.Layer,
-        pixel_decoder: keras.layers.Layer,
-        transformer_decoder: keras.layers.Layer,
-        num_classes: int,
-        deep_supervision: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(backbone, pixel_decoder, transformer_decoder, num_classes, deep_supervision, **kwargs)
+    def _make_heads(self) -> None:
         self.class_head = keras.layers.Dense(
-            num_classes + 1,
+            self.num_classes + 1,
             kernel_initializer=linear_kernel(),
-            bias_initializer=linear_bias(transformer_decoder.hidden_dim),
+            bias_initializer=linear_bias(self.transformer_decoder.hidden_dim),
             dtype=self.dtype_policy,
             name="class_head",
         )
-        self.mask_head = self._make_mask_head()
+        super()._make_heads()
 
     def _heads(self) -> tuple[keras.layers.Layer, ...]:
         return self.class_head, self.mask_head

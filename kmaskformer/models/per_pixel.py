@@ -106,22 +106,14 @@ class PerPixelBaselinePlus(QueryModel):
 
     TASKS = ("semantic",)
 
-    def __init__(
-        self,
-        backbone: keras.layers.Layer,
-        pixel_decoder: keras.layers.Layer,
-        transformer_decoder: keras.layers.Layer,
-        num_classes: int,
-        deep_supervision: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(backbone, pixel_decoder, transformer_decoder, num_classes, deep_supervision, **kwargs)
-        if transformer_decoder.num_queries != num_classes:
+    def _make_heads(self) -> None:
+        num_queries = self.transformer_decoder.num_queries
+        if num_queries != self.num_classes:
             raise ValueError(
                 "`transformer_decoder` must have one query per class. "
-                f"Received: num_queries={transformer_decoder.num_queries}, num_classes={num_classes}"
+                f"Received: num_queries={num_queries}, num_classes={self.num_classes}"
             )
-        self.mask_head = self._make_mask_head()
+        super()._make_heads()
 
     def _predict(self, queries: Any, pixel_embedding: Any) -> dict[str, Any]:
         logits = ops.einsum("bqc,bhwc->bhwq", self.mask_head(queries), pixel_embedding)

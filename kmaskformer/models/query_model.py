@@ -13,7 +13,8 @@ from kmaskformer.models.segmentation_model import SegmentationModel, unpack_inpu
 class QueryModel(SegmentationModel):
     """A pixel-level module, a transformer module, and what a subclass predicts from the embeddings of both.
 
-    A subclass makes its heads, `mask_head` by `_make_mask_head`, lists them in `_heads`, and gives `_predict`.
+    A subclass gives `_predict`; where it has more heads than `mask_head`, it makes them in `_make_heads` and lists them
+    in `_heads`.
 
     Args:
         backbone: Layer from `(batch, height, width, 3)` to `{"res2", "res3", "res4", "res5"}`.
@@ -40,10 +41,11 @@ class QueryModel(SegmentationModel):
         self.pixel_decoder = pixel_decoder
         self.transformer_decoder = transformer_decoder
         self.deep_supervision = deep_supervision
+        self._make_heads()
 
-    def _make_mask_head(self) -> MLP:
+    def _make_heads(self) -> None:
         dims = self.transformer_decoder.hidden_dim, self.pixel_decoder.mask_dim
-        return MLP(*dims, 3, dtype=self.dtype_policy, name="mask_head")
+        self.mask_head = MLP(*dims, 3, dtype=self.dtype_policy, name="mask_head")
 
     def _heads(self) -> tuple[keras.layers.Layer, ...]:
         """Layers on the query embeddings."""
