@@ -62,6 +62,15 @@ def official() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session")
+def run_on_jax() -> Iterator[Callable[..., str]]:
+    """Runs a script with Keras on JAX and without TensorFlow, `run_on_jax(script, *arguments)`; what it printed."""
+    pytest.importorskip("jax")
+    interpreter = load_module("jax_interpreter").JaxInterpreter(REPOSITORY)
+    yield interpreter.run
+    interpreter.close()
+
+
 def load_module(name: str) -> ModuleType:
     """A module of this folder, which is no package; others can import it by its name from then on."""
     return load_file(REPOSITORY / "tests" / f"{name}.py", name)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import zlib
 
 import keras
@@ -24,15 +21,7 @@ REFERENCE_LEAF = {
     "mean": "running_mean",
     "variance": "running_var",
 }
-# The compiler's optimisations take longer than they save here.
-JAX_ENVIRONMENT = {
-    "KERAS_BACKEND": "jax",
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-}
 JAX_SCRIPT = """
-import sys
-sys.modules["tensorflow"] = None  # importing it fails, as where it is not installed
 import json, keras, numpy as np
 assert keras.backend.backend() == "jax"
 from kmaskformer.backbones.{module} import {cls}
@@ -46,11 +35,10 @@ np.savez("{folder}/features.npz", **{{name: np.asarray(value) for name, value in
 
 
 @pytest.fixture()
-def assert_equal_on_jax(tmp_path, repository):
+def assert_equal_on_jax(tmp_path, run_on_jax):
     """Runs a backbone on JAX, without TensorFlow, from the same `.weights.h5`, and compares the features."""
 
     def check(backbone: keras.layers.Layer, images: np.ndarray) -> None:
-        pytest.importorskip("jax")
         inputs = keras.Input((None, None, 3))
         keras.Model(inputs, backbone(inputs)).save_weights(tmp_path / "model.weights.h5")
         np.save(tmp_path / "images.npy", images)
@@ -60,9 +48,7 @@ def assert_equal_on_jax(tmp_path, repository):
             config=json.dumps(backbone.get_config()),
             folder=tmp_path,
         )
-        environment = {**os.environ, **JAX_ENVIRONMENT, "PYTHONPATH": str(repository)}
-        run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr[-3000:]
+        run_on_jax(script)
         actual = np.load(tmp_path / "features.npz")
         for name, value in backbone(images).items():
             value = np.asarray(value)
