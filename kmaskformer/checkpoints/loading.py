@@ -119,7 +119,7 @@ def load_weights_by_name(
     Raises:
         TypeError: If `arrays` is not a mapping.
         ValueError: If a weight has no array, an array no weight, a shape differs or two names mean the same; nothing
-            is set then.
+            is set then. If an array holds NaN or infinity; what came before it is set.
     """
     if not isinstance(arrays, Mapping):
         raise TypeError(f"`arrays` must map names to arrays. Received: {type(arrays).__name__}")
@@ -134,7 +134,9 @@ def load_weights_by_name(
         pieces = _pieces(plan.arrays, source, variable.path)
         value = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
         # A copy in any case: TensorFlow would go on using an array's own memory, which may be a read-only file.
-        variable.assign(np.array(value, dtype="float32", order="C"))
+        value = np.array(value, dtype="float32", order="C")
+        _check_finite(value, source)
+        variable.assign(value)
         _forget_pages(pieces)
     return report
 
@@ -282,6 +284,12 @@ def _shape(pieces: list[np.ndarray]) -> tuple[int, ...]:
 
 def _differ_in_one_axis(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return len(shape) == len(other) and sum(a != b for a, b in zip(shape, other, strict=True)) == 1
+
+
+def _check_finite(value: np.ndarray, source: Source) -> None:
+    # A sum is not finite if a value is not, and is taken faster than each is looked at; in float64 it cannot overflow.
+    if not np.isfinite(value.sum(dtype="float64")):
+        raise ValueError(f"{source} holds NaN or infinity: the training that wrote it went wrong. Take another file.")
 
 
 def _forget_pages(pieces: list[np.ndarray]) -> None:

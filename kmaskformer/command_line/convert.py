@@ -17,6 +17,7 @@ from kmaskformer.command_line.command import make_parser, one_line_errors
 from kmaskformer.command_line.weights import FOREIGN_SUFFIXES
 from kmaskformer.config import load_config
 from kmaskformer.presets import from_preset, save_to_preset
+from kmaskformer.whole_files import written_whole
 
 DESCRIPTION = """\
 Convert a published checkpoint, without PyTorch, and print a table of what went where. Reads files of detectron2,
@@ -84,9 +85,8 @@ def _save(model: Any, destination: Path, huggingface: bool) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
     if huggingface:
         export_to_huggingface(model, destination)
-    elif destination.name.endswith(".weights.h5"):
-        model.save_weights(destination)
-    elif destination.name.endswith(".keras"):
-        model.save(destination)
+    elif destination.name.endswith(KERAS_SUFFIXES):
+        with written_whole(destination) as path:
+            (model.save if path.suffix == ".keras" else model.save_weights)(path)
     else:
         save_to_preset(model, destination)

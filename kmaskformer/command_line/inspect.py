@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from kmaskformer import build_data, data
 from kmaskformer.command_line.command import USER_ERRORS, add_overrides, make_parser, one_line_errors
 from kmaskformer.config import Config, load_config
 from kmaskformer.data.inspection import Finding, SplitFacts, find_problems, read_facts
-from kmaskformer.data.label_spaces import IGNORE_VALUES
+from kmaskformer.data.label_spaces import IGNORE_VALUES, label_space
 from kmaskformer.dataset_report import draw_contact_sheet, write_report
 
 DESCRIPTION = """\
@@ -81,9 +82,15 @@ def open_splits(options: argparse.Namespace) -> tuple[Config | None, dict[str, A
 
 
 def parse_classes(text: str) -> str | list[str]:
-    """What `--classes` says: a class table or a label space by its name, or the names of the classes."""
+    """What `--classes` says: a class table or a label space by its name, or the names of the classes.
+
+    Raises:
+        ValueError: If it is the name of a label space but for a slip: as a class it would make all labels wrong.
+    """
     if Path(text).is_file() or text.lower().endswith((".json", ".csv")) or text in IGNORE_VALUES:
         return text
+    if difflib.get_close_matches(text, IGNORE_VALUES, n=1, cutoff=0.8):
+        label_space(text)
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

@@ -221,6 +221,21 @@ def test_convert_to_weights_file(script, source, tmp_path, capsys):
     ]
 
 
+def test_a_conversion_that_fails_leaves_the_destination(script, source, tmp_path, monkeypatch):
+    destination = tmp_path / "model.weights.h5"
+    destination.write_bytes(b"earlier")
+
+    def save_half(model, path):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save_weights", save_half)
+    with pytest.raises(SystemExit, match="No space left"):
+        script.main([str(source[1]), str(destination)])
+    assert destination.read_bytes() == b"earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.weights.h5"]
+
+
 def test_convert_to_a_model_file_and_to_transformers(script, source, tmp_path):
     model, path = source
     assert script.main([str(path), str(tmp_path / "a.keras")]) == 0

@@ -95,6 +95,20 @@ def test_two_spellings_of_one_parameter(rng):
         load_weights_by_name(backbone, state, name_map)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(rng, bad):
+    state = state_of(make_backbone(), rng)
+    state["res3.0.conv1.kernel"][0, 1, 0, 0] = bad
+    with pytest.raises(ValueError, match=r"res3\.0\.conv1\.kernel holds NaN or infinity"):
+        load_weights_by_name(make_backbone(), state, IDENTITY)
+
+
+def test_the_largest_numbers_are_finite(rng):
+    backbone = make_backbone()
+    state = {name: np.full_like(value, np.finfo("float32").max) for name, value in state_of(backbone, rng).items()}
+    assert len(load_weights_by_name(backbone, state, IDENTITY).loaded) == len(state)
+
+
 def test_texts_are_no_weights(rng):
     backbone = make_backbone()
     state = state_of(backbone, rng)

@@ -76,6 +76,9 @@ def test_what_classes_may_be(tmp_path, monkeypatch):
     assert parse_classes("soil") == ["soil"], "a folder is no class table"
     for file in ("table", "absent.json", "absent.CSV", "ade20k_150"):
         assert parse_classes(file) == file
+    for slip in ("ade20k_15", "cityscapes19"):
+        with pytest.raises(ValueError, match="Did you mean"):
+            parse_classes(slip)
 
 
 def test_instances_of_one_class(inspect_dataset, folder, capsys):
