@@ -21,7 +21,9 @@ def places_of(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
     Returns:
         `(n,)` indices in 0..m.
     """
-    keys, known = (array.astype(np.uint64 if values.itemsize == 8 else np.uint32) for array in (values, ids))
+    unsigned = np.uint64 if values.itemsize == 8 else np.uint32
+    keys = values.view(unsigned) if values.itemsize == unsigned().itemsize else values.astype(unsigned)
+    known = ids.astype(unsigned)
     bits = min(2 * ids.size.bit_length() + 1, 16)
     numbers = np.arange(ids.size)
     for multiplier in _MULTIPLIERS:
@@ -37,7 +39,9 @@ def places_of(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
 def _slots(keys: np.ndarray, multiplier: int, bits: int) -> np.ndarray:
     # The product wraps; its upper bits depend on all bits of the key.
     width = 8 * keys.itemsize
-    return (keys * keys.dtype.type(multiplier if width == 32 else multiplier * 0x1_0000_0001)) >> (width - bits)
+    slots = keys * keys.dtype.type(multiplier if width == 32 else multiplier * 0x1_0000_0001)
+    slots >>= width - bits
+    return slots
 
 
 def _where_equal(places: np.ndarray, values: np.ndarray, ids: np.ndarray) -> np.ndarray:

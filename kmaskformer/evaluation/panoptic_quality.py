@@ -45,7 +45,7 @@ class SegmentTable(NamedTuple):
     def from_columns(cls, ids: Any, category_ids: Any, is_crowd: Any = None, areas: Any = None) -> SegmentTable:
         """The table of array-likes; no crowd and counted areas where not given."""
         ids = np.asarray(ids, np.int64).reshape(-1)
-        if np.unique(ids).size != ids.size:
+        if len(set(ids.tolist())) != ids.size:  # for so few a tenth of the time of `np.unique`
             raise ValueError(f"A segment table must not repeat an id. Received: ids={ids.tolist()}")
         table = cls(
             ids,
@@ -53,8 +53,8 @@ class SegmentTable(NamedTuple):
             np.zeros(ids.size, bool) if is_crowd is None else np.asarray(is_crowd).astype(bool).reshape(-1),
             np.full(ids.size, -1, np.int64) if areas is None else np.asarray(areas, np.int64).reshape(-1),
         )
-        lengths = {name: column.size for name, column in table._asdict().items()}
-        if len(set(lengths.values())) > 1:
+        if len({column.size for column in table}) > 1:
+            lengths = {name: column.size for name, column in table._asdict().items()}
             raise ValueError(f"The columns of a segment table must have one length. Received: {lengths}")
         return table
 
