@@ -71,7 +71,8 @@ def _table(results: Results, study: str, datasets: Sequence[str]) -> str:
 
 def _heading(results: Results, dataset: str) -> str:
     runs = next(runs for key, runs in results.items() if key[0] == dataset)
-    return f"{dataset}, {runs[0]['steps']} steps, {len(runs)} seeds"
+    seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+    return f"{dataset}, {runs[0]['steps']} steps, {seeds}"
 
 
 def _cell(results: Results, dataset: str, variant: str, first: str) -> str:

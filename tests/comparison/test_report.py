@@ -26,7 +26,7 @@ def test_table():
     assert lines == [
         "### baselines",
         "",
-        "| | parameters | dubai, 20 steps, 2 seeds | shapes-20, 9 steps, 1 seeds |",
+        "| | parameters | dubai, 20 steps, 2 seeds | shapes-20, 9 steps, 1 seed |",
         "|---|---|---|---|",
         "| MaskFormer | 12.00 M to 12.50 M | 0.600 ± 0.141 | 0.400 |",
         "| PerPixelBaseline | 11.00 M | 0.550 ± 0.071 (-0.050 ± 0.071) |  |",
