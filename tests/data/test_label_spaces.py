@@ -17,7 +17,7 @@ KNOWN = {
     "coco_instance_80": (80, 80, "person", "toothbrush", 1, 90),
     "coco_stuff_171": (171, 80, "person", "wood", 1, 182),
     "cityscapes_19": (19, 8, "road", "bicycle", 7, 33),
-    "mapillary_vistas_65": (65, 0, "Bird", "Ego Vehicle", 0, 64),
+    "mapillary_vistas_65": (65, 37, "Bird", "Ego Vehicle", 0, 64),
 }
 
 
@@ -44,6 +44,14 @@ def test_cityscapes_colours_and_things():
     assert [info.class_names[i] for i in info.thing_ids] == [
         "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
     ]  # fmt: skip
+
+
+def test_things_of_mapillary_vistas():
+    """The 37 classes whose instances it has; crosswalks are countable, trains on rails are not."""
+    info = label_space("mapillary_vistas_65")
+    names = {info.class_names[i] for i in info.thing_ids}
+    assert {"Crosswalk - Plain", "Lane Marking - Crosswalk", "Pole", "Car", "Banner"} <= names
+    assert not {"On Rails", "Pothole", "Lane Marking - General", "Car Mount", "Road"} & names
 
 
 def test_coco_is_that_of_the_official_file(shared_folder):
