@@ -33,15 +33,17 @@ class Variant:
 
 
 MASKFORMER = Variant("MaskFormer")
+_PER_PIXEL_LOSS = ("loss.name=per_pixel", "loss.cross_entropy_weight=1.0")
+"""A recipe may weigh cross-entropy against the mask losses, which the baselines have not."""
 STUDIES: dict[str, tuple[Variant, ...]] = {
     "baselines": (
         MASKFORMER,
-        Variant("PerPixelBaseline", ("model.name=per_pixel", "loss.name=per_pixel")),
+        Variant("PerPixelBaseline", ("model.name=per_pixel", *_PER_PIXEL_LOSS)),
         Variant(
             "PerPixelBaseline+",
             (
                 "model.name=per_pixel_plus",
-                "loss.name=per_pixel",
+                *_PER_PIXEL_LOSS,
                 "model.transformer_decoder.num_queries={classes}",
             ),
         ),
