@@ -77,6 +77,7 @@ def test_results_are_those_of_the_eager_model(make_model, scene, tmp_path, backb
     assert kmf.DatasetInfo.from_dict(json.loads(metadata["dataset_info"])) == model.dataset_info
 
 
+@pytest.mark.slow
 def test_semantic_map_of_float_images_in_an_older_opset(make_model, scene, tmp_path):
     model = make_model("resnet")
     path = kmf.export_onnx(model, tmp_path / "model.onnx", opset=16, input_dtype="float32")
