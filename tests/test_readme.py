@@ -98,6 +98,16 @@ def test_the_table_of_published_scores_is_that_of_the_releases(readme):
 
 def test_it_is_short_and_its_files_exist(readme, repository):
     assert len(readme.splitlines()) < 250
-    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", readme)
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", readme)
     assert len(links) >= 6
-    assert [link for link in links if not (repository / link).exists()] == []
+    assert [link for link in links if not leads_somewhere(link, repository)] == []
+
+
+def leads_somewhere(link, repository):
+    """Whether there is such a file, with such a heading."""
+    name, _, anchor = link.partition("#")
+    path = repository / (name or "README.md")
+    if not anchor:
+        return path.exists()
+    headings = re.findall(r"^#+ (.+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return anchor in [re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-") for heading in headings]
