@@ -49,8 +49,9 @@ def test_baselines_differ_in_nothing_but_the_model_and_its_loss(repository, tmp_
     queries = maskformer["model"]["transformer_decoder"]["num_queries"]
     assert (maskformer["training"]["seed"], maskformer["data"]["seed"]) == (5, 5)
     for values in others:
-        allowed = {"model.name", "loss.name", "model.transformer_decoder.num_queries"}
+        allowed = {"model.name", "loss.name", "loss.cross_entropy_weight", "model.transformer_decoder.num_queries"}
         assert {"model.name", "loss.name"} <= set(differences(maskformer, values)) <= allowed
+        assert values["loss"]["cross_entropy_weight"] == 1.0, "its only loss"
     assert queries >= maskformer["model"]["num_classes"] or dataset in ("shapes-60", "shapes-150")
 
 
