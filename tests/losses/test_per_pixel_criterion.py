@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -258,20 +255,6 @@ np.savez(sys.argv[2], loss=loss, eager=total(logits), gradient=gradient)
 """
 
 
-def run_on_replicas(case, folder, repository):
-    np.savez(folder / "case.npz", **case)
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "PYTHONPATH": str(repository),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    arguments = [sys.executable, "-c", REPLICAS_SCRIPT, str(folder / "case.npz"), str(folder / "result.npz")]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(np.load(folder / "result.npz"))
-
-
 def loss_and_gradient(case):
     logits = tf.constant(case["logits"])
     with tf.GradientTape() as tape:
@@ -285,10 +268,10 @@ def flat_case():
     return {"logits": outputs["logits"], **targets}
 
 
-def test_mean_over_two_replicas_is_the_global_loss(tmp_path, repository):
+def test_mean_over_two_replicas_is_the_global_loss(run_on_replicas):
     """Halves of a batch with quite different numbers of labelled pixels."""
     case = flat_case()
-    result = run_on_replicas(case, tmp_path, repository)
+    result = run_on_replicas(REPLICAS_SCRIPT, case)
     loss, gradient = loss_and_gradient(case)
     assert result["global/loss"].mean() == pytest.approx(loss, rel=1e-5)
     np.testing.assert_allclose(result["global/gradient"].reshape(gradient.shape) / 2, gradient, rtol=1e-4, atol=1e-8)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -383,28 +380,14 @@ np.savez(sys.argv[2], queries=queries, on_host=on_host, **terms, **eager, **grad
 """
 
 
-def run_on_replicas(case, folder, repository):
-    np.savez(folder / "case.npz", **case)
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "PYTHONPATH": str(repository),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    arguments = [sys.executable, "-c", REPLICAS_SCRIPT, str(folder / "case.npz"), str(folder / "result.npz")]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(np.load(folder / "result.npz"))
-
-
 def flat_case():
     outputs, targets = random_case()
     return {**{key: outputs[key] for key in ("class_logits", "mask_logits")}, **targets}
 
 
-def test_mean_over_two_replicas_is_the_global_loss(tmp_path, repository):
+def test_mean_over_two_replicas_is_the_global_loss(run_on_replicas):
     case = flat_case()
-    result = run_on_replicas(case, tmp_path, repository)
+    result = run_on_replicas(REPLICAS_SCRIPT, case)
     outputs = {key: case[key] for key in ("class_logits", "mask_logits")}
     expected = as_floats(SetCriterion()(outputs, case))
     means = {name: float(result[f"global/{name}"].mean()) for name in TERMS}
