@@ -46,13 +46,17 @@ def exported(request, make_model, tmp_path_factory):
     return folder, tf.saved_model.load(str(folder)), kmf.Segmenter(model, task=task, **OPTIONS, **options)
 
 
-def check_equal(outputs, index, expected):
-    """One image's part of an export's outputs against the segmenter's result."""
+TIES = 2
+"""Pixels of an image that may change sides in a batch of another size, which TensorFlow's kernels round otherwise."""
+
+
+def check_equal(outputs, index, expected, ties=0):
+    """One image's part of an export's outputs against the segmenter's result, but for `ties` pixels."""
     height, width = expected.segmentation.shape
     outputs = {key: value[index].numpy() for key, value in outputs.items()}
     if expected.task == "semantic":
         found = outputs["class_map"][:height, :width]
-        np.testing.assert_array_equal(found, expected.segmentation)
+        assert np.count_nonzero(found != expected.segmentation) <= ties
         for row in expected.segments:
             scores = outputs["confidence"][:height, :width][found == row["id"]]
             assert abs(scores.mean() - row["score"]) < 1e-5
@@ -60,16 +64,19 @@ def check_equal(outputs, index, expected):
     count = outputs["num_segments" if expected.task == "panoptic" else "num_instances"]
     assert count == len(expected.segments)
     if expected.task == "panoptic":
-        np.testing.assert_array_equal(outputs["panoptic_map"][:height, :width], expected.segmentation)
+        assert np.count_nonzero(outputs["panoptic_map"][:height, :width] != expected.segmentation) <= ties
         assert outputs["segment_ids"][:count].tolist() == [row["id"] for row in expected.segments]
         assert outputs["is_thing"][:count].tolist() == [row["is_thing"] for row in expected.segments]
     else:
-        np.testing.assert_array_equal(outputs["masks"][:count, :height, :width], expected.masks)
+        assert np.count_nonzero(outputs["masks"][:count, :height, :width] != expected.masks) <= ties
         assert not outputs["masks"][count:].any()
     assert outputs["category_ids"][:count].tolist() == [row["category_id"] for row in expected.segments]
-    assert outputs["areas"][:count].tolist() == [row["area"] for row in expected.segments]
-    assert outputs["boxes"][:count].tolist() == [list(row["box"]) for row in expected.segments]
-    np.testing.assert_allclose(outputs["scores"][:count], [row["score"] for row in expected.segments], atol=1e-5)
+    areas = np.array([row["area"] for row in expected.segments])
+    np.testing.assert_allclose(outputs["areas"][:count], areas, rtol=0, atol=ties)
+    boxes = np.reshape([row["box"] for row in expected.segments], (-1, 4))
+    np.testing.assert_allclose(outputs["boxes"][:count], boxes, rtol=0, atol=ties)
+    scores = np.array([row["score"] for row in expected.segments])  # a mean over the segment's pixels
+    assert (np.abs(outputs["scores"][:count] - scores) <= 1e-5 + ties / areas).all()
     assert not outputs["scores"][count:].any() and not outputs["boxes"][count:].any()
 
 
@@ -96,7 +103,7 @@ def test_answers_equal_the_segmenters(exported, scene):
             outputs = loaded.signatures["serving_default"](images=images[:batch])
             assert set(outputs) == set(TASK_OUTPUTS[segmenter.task])
             for index in range(batch):
-                check_equal(outputs, index, expected[index])
+                check_equal(outputs, index, expected[index], ties=0 if batch == 1 else TIES)
         segments += sum(len(result.segments) for result in expected)
     assert segments >= 8
 
