@@ -18,6 +18,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from kmaskformer.checkpoints.aligned import adopted, aligned_empty, aligned_zeros
+
+_STRIP = 64
+"""Columns that are transposed at a time."""
 NOTHING = re.compile(r"(?!)")
 CLASS_HEAD = re.compile(r"^(class_head|classifier)/")
 CLASS_QUERIES = re.compile(r"^transformer_decoder/query_embedding$")
@@ -132,11 +136,9 @@ def load_weights_by_name(
     report = plan.finish()
     for variable, source in plan.assignments:
         pieces = _pieces(plan.arrays, source, variable.path)
-        value = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=-1)
-        # A copy in any case: TensorFlow would go on using an array's own memory, which may be a read-only file.
-        value = np.array(value, dtype="float32", order="C")
+        value = _joined(pieces, tuple(variable.shape))
         _check_finite(value, source)
-        variable.assign(value)
+        variable.assign(adopted(value))
         _forget_pages(pieces)
     return report
 
@@ -186,10 +188,14 @@ def _install_zeros() -> None:
         def add_weight_or_zeros(
             layer: Any, shape: Any = None, initializer: Any = None, *rest: Any, **named: Any
         ) -> Any:
-            return add_weight(layer, shape, "zeros" if _zeros_wanted.get() else initializer, *rest, **named)
+            return add_weight(layer, shape, _zeros if _zeros_wanted.get() else initializer, *rest, **named)
 
         add_weight_or_zeros.may_give_zeros = True
         keras.layers.Layer.add_weight = add_weight_or_zeros
+
+
+def _zeros(shape: tuple[int, ...], dtype: str) -> Any:
+    return adopted(aligned_zeros(tuple(shape))) if dtype == "float32" else keras.ops.zeros(shape, dtype)
 
 
 class _Plan:
@@ -276,6 +282,26 @@ def _keras_layout(kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T
 
 
+def _joined(pieces: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """The pieces one after the other along the last axis, in memory of their own, float32."""
+    value, start = aligned_empty(shape), 0
+    for piece in pieces:
+        end = start + (piece.shape[-1] if piece.ndim else 1)
+        target = value[..., start:end] if len(pieces) > 1 else value
+        _copy(piece, target)
+        start = end
+    return value
+
+
+def _copy(source: np.ndarray, target: np.ndarray) -> None:
+    # A transposed matrix is copied strip by strip: reading whole columns would load a cache line for each number.
+    strips = range(0, source.shape[1], _STRIP) if source.ndim == 2 else ()
+    for start in strips:
+        target[:, start : start + _STRIP] = source[:, start : start + _STRIP]
+    if not strips:
+        target[...] = source
+
+
 def _shape(pieces: list[np.ndarray]) -> tuple[int, ...]:
     if len(pieces) == 1 or any(piece.shape[:-1] != pieces[0].shape[:-1] for piece in pieces):
         return pieces[0].shape
@@ -287,16 +313,24 @@ def _differ_in_one_axis(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def _check_finite(value: np.ndarray, source: Source) -> None:
-    # A sum is not finite if a value is not, and is taken faster than each is looked at; in float64 it cannot overflow.
-    if not np.isfinite(value.sum(dtype="float64")):
+    # A sum is not finite if a value is not, and is taken faster than each is looked at; of large ones it can overflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = value.sum()
+    if not np.isfinite(total) and not np.isfinite(value).all():
         raise ValueError(f"{source} holds NaN or infinity: the training that wrote it went wrong. Take another file.")
 
 
 def _forget_pages(pieces: list[np.ndarray]) -> None:
-    """Hands back the pages of a mapped file that has been read, which count as this process's memory."""
+    """Hands back the pages of a mapped file that have been read, which count as this process's memory."""
     for piece in pieces:
         owner: Any = piece
         while owner is not None and not isinstance(owner, mmap.mmap):
             owner = getattr(owner, "base", None) if not isinstance(owner, memoryview) else owner.obj
         if owner is not None and not piece.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
-            owner.madvise(mmap.MADV_DONTNEED)
+            start, end = (address - _address(owner) for address in np.lib.array_utils.byte_bounds(piece))
+            start -= start % mmap.PAGESIZE
+            owner.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
+def _address(owner: mmap.mmap) -> int:
+    return np.frombuffer(owner, np.uint8).ctypes.data
