@@ -9,10 +9,11 @@ import numpy as np
 from keras import ops
 
 from kmaskformer.backbones.features import FEATURES, STRIDES
+from kmaskformer.layers.dense import linear
 from kmaskformer.layers.initializers import linear_bias, linear_kernel
 from kmaskformer.layers.normalization import make_norm
 from kmaskformer.layers.swin_block import SwinBlock, pad_to_multiple
-from kmaskformer.layers.window_attention import linear, shifted_window_mask
+from kmaskformer.layers.window_attention import shifted_window_mask
 from kmaskformer.ops.bicubic import resize_bicubic
 
 PATCH_SIZE = 4

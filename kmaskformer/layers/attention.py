@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kmaskformer.layers.dense import Dense
 from kmaskformer.layers.initializers import packed_projection
 
 
@@ -38,13 +39,11 @@ class MultiHeadAttention(keras.layers.Layer):
         self.query_projection = self._projection("query_projection")
         self.key_projection = self._projection("key_projection")
         self.value_projection = self._projection("value_projection")
-        self.output_projection = keras.layers.Dense(dim, dtype=self.dtype_policy, name="output_projection")
+        self.output_projection = Dense(dim, dtype=self.dtype_policy, name="output_projection")
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
-    def _projection(self, name: str) -> keras.layers.Dense:
-        return keras.layers.Dense(
-            self.dim, kernel_initializer=packed_projection(self.dim), dtype=self.dtype_policy, name=name
-        )
+    def _projection(self, name: str) -> Dense:
+        return Dense(self.dim, kernel_initializer=packed_projection(self.dim), dtype=self.dtype_policy, name=name)
 
     def build(self, query_shape: tuple, key_shape: tuple | None = None, value_shape: tuple | None = None) -> None:
         shape = (None, None, self.dim)

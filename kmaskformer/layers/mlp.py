@@ -6,9 +6,8 @@ import itertools
 from typing import Any
 
 import keras
-from keras import ops
 
-from kmaskformer.layers.initializers import linear_bias, linear_kernel
+from kmaskformer.layers.dense import Dense, linear
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
@@ -31,27 +30,22 @@ class MLP(keras.layers.Layer):
         self.hidden_dim = hidden_dim
         self.output_dim = output_dim
         self.num_layers = num_layers
-        self.linears: list[keras.layers.Dense] = []
+        self.linears: list[Dense] = []
 
     def build(self, input_shape: tuple) -> None:
         dims = [input_shape[-1], *[self.hidden_dim] * (self.num_layers - 1), self.output_dim]
         for index, (fan_in, units) in enumerate(itertools.pairwise(dims)):
-            linear = keras.layers.Dense(
-                units,
-                kernel_initializer=linear_kernel(),
-                bias_initializer=linear_bias(fan_in),
-                dtype=self.dtype_policy,
-                name=f"linear_{index}",
-            )
-            linear.build((None, fan_in))
-            self.linears.append(linear)
+            activation = "relu" if index < self.num_layers - 1 else None
+            layer = linear(units, fan_in, f"linear_{index}", self.dtype_policy, activation=activation)
+            layer.build((None, fan_in))
+            self.linears.append(layer)
         self.built = True
 
     def call(self, x: Any) -> Any:
         """`(..., channels)` to `(..., output_dim)`."""
-        for linear in self.linears[:-1]:
-            x = ops.relu(linear(x))
-        return self.linears[-1](x)
+        for layer in self.linears:
+            x = layer(x)
+        return x
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (*input_shape[:-1], self.output_dim)

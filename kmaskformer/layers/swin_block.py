@@ -8,9 +8,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from kmaskformer.layers.dense import linear
 from kmaskformer.layers.drop_path import DropPath
 from kmaskformer.layers.normalization import make_norm
-from kmaskformer.layers.window_attention import WindowAttention, join_windows, linear, split_windows
+from kmaskformer.layers.window_attention import WindowAttention, join_windows, split_windows
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
@@ -123,7 +124,7 @@ class SwinMLP(keras.layers.Layer):
     def __init__(self, dim: int, hidden_dim: int, drop_rate: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dim, self.hidden_dim, self.drop_rate = dim, hidden_dim, drop_rate
-        self.fc1 = linear(hidden_dim, dim, "fc1", self.dtype_policy)
+        self.fc1 = linear(hidden_dim, dim, "fc1", self.dtype_policy, activation=gelu)
         self.fc2 = linear(dim, hidden_dim, "fc2", self.dtype_policy)
         self.drop = keras.layers.Dropout(drop_rate, name="drop", dtype=self.dtype_policy)
 
@@ -133,7 +134,7 @@ class SwinMLP(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """`(..., dim)` to the same shape."""
-        return self.drop(self.fc2(self.drop(gelu(self.fc1(inputs)))))
+        return self.drop(self.fc2(self.drop(self.fc1(inputs))))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras import ops
 
 from kmaskformer.layers.attention import MultiHeadAttention
+from kmaskformer.layers.dense import Dense
 from kmaskformer.layers.initializers import linear_bias
 
 NORM_EPSILON = 1e-5
@@ -35,13 +35,14 @@ class _TransformerLayer(keras.layers.Layer):
         self.feedforward_dim = feedforward_dim
         self.dropout_rate = dropout
         self.pre_norm = pre_norm
-        self.linear1 = self._linear(feedforward_dim, dim, "linear1")
+        self.linear1 = self._linear(feedforward_dim, dim, "linear1", activation="relu")
         self.linear2 = self._linear(dim, feedforward_dim, "linear2")
         self.activation_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="activation_dropout")
 
-    def _linear(self, units: int, fan_in: int, name: str) -> keras.layers.Dense:
+    def _linear(self, units: int, fan_in: int, name: str, activation: str | None = None) -> Dense:
         # Kernels are Glorot uniform (Keras' default); biases keep PyTorch's, as the reference resets kernels only.
-        return keras.layers.Dense(units, bias_initializer=linear_bias(fan_in), dtype=self.dtype_policy, name=name)
+        bias = linear_bias(fan_in)
+        return Dense(units, activation=activation, bias_initializer=bias, dtype=self.dtype_policy, name=name)
 
     def _attention(self, name: str) -> MultiHeadAttention:
         return MultiHeadAttention(
@@ -59,7 +60,7 @@ class _TransformerLayer(keras.layers.Layer):
         self.linear2.build((None, None, self.feedforward_dim))
 
     def _feedforward(self, x: Any, training: bool | None) -> Any:
-        return self.linear2(self.activation_dropout(ops.relu(self.linear1(x)), training=training))
+        return self.linear2(self.activation_dropout(self.linear1(x), training=training))
 
     def _residual(self, x: Any, branch: Any, norm: Any, dropout: Any, training: bool | None) -> Any:
         """x + branch(norm(x)) when pre-norm, norm(x + branch(x)) when post-norm."""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kmaskformer.layers.initializers import linear_bias, linear_kernel
+from kmaskformer.layers.dense import linear
 
 MASKED_SCORE = -100.0
 """Added to the score of two pixels of a shifted window that are no neighbours in the image."""
@@ -165,18 +165,6 @@ def shifted_window_mask(height: Any, width: Any, window_size: int, shift: int) -
     regions = 3 * _regions(height, window_size, shift)[:, None] + _regions(width, window_size, shift)[None, :]
     regions = split_windows(regions[None, :, :, None], window_size)[:, :, 0]
     return ops.not_equal(regions[:, :, None], regions[:, None, :])
-
-
-def linear(units: int, fan_in: int, name: str, dtype: Any, use_bias: bool = True) -> keras.layers.Dense:
-    """Dense layer with PyTorch's default initialisation."""
-    return keras.layers.Dense(
-        units,
-        use_bias=use_bias,
-        kernel_initializer=linear_kernel(),
-        bias_initializer=linear_bias(fan_in),
-        name=name,
-        dtype=dtype,
-    )
 
 
 def _regions(size: Any, window_size: int, shift: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kmaskformer.layers.initializers import linear_bias, linear_kernel
+from kmaskformer.layers.dense import linear
 from kmaskformer.models.query_model import QueryModel
 
 
@@ -46,13 +46,8 @@ class MaskFormer(QueryModel):
     """
 
     def _make_heads(self) -> None:
-        self.class_head = keras.layers.Dense(
-            self.num_classes + 1,
-            kernel_initializer=linear_kernel(),
-            bias_initializer=linear_bias(self.transformer_decoder.hidden_dim),
-            dtype=self.dtype_policy,
-            name="class_head",
-        )
+        hidden_dim = self.transformer_decoder.hidden_dim
+        self.class_head = linear(self.num_classes + 1, hidden_dim, "class_head", self.dtype_policy)
         super()._make_heads()
 
     def _heads(self) -> tuple[keras.layers.Layer, ...]:

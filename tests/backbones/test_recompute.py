@@ -17,7 +17,10 @@ BACKBONES = {"swin": (SwinTransformer, SWIN), "resnet": (ResNet, RESNET)}
 
 
 def gradients(kind: str, images: np.ndarray, jit_compile: bool, **options) -> tuple[list, list]:
-    """Features, and the gradient of the sum of their squares, for one seed."""
+    """Features, and the gradient of a fixed random projection of them, for one seed.
+
+    Not of the sum of their squares: of normalised features that hardly changes, and its gradient is rounding noise.
+    """
     keras.utils.set_random_seed(4)
     make, arguments = BACKBONES[kind]
     backbone = make(**arguments, **options)
@@ -27,7 +30,10 @@ def gradients(kind: str, images: np.ndarray, jit_compile: bool, **options) -> tu
     def step(images):
         with tf.GradientTape() as tape:
             features = backbone(images, training=True)
-            loss = sum(tf.reduce_sum(tf.square(feature)) for feature in features.values())
+            loss = sum(
+                tf.reduce_sum(feature * tf.random.stateless_normal(tf.shape(feature), (1, index)))
+                for index, feature in enumerate(features.values())
+            )
         # Some are sparse: those of the tables of position biases.
         return features, [tf.convert_to_tensor(one) for one in tape.gradient(loss, backbone.trainable_variables)]
 

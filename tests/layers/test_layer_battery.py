@@ -21,6 +21,7 @@ from kmaskformer.backbones.resnet import ResidualBlock, ResNet, ResNetStage, Res
 from kmaskformer.backbones.swin import PatchEmbedding, PatchMerging, SwinStage, SwinTransformer
 from kmaskformer.layers.attention import MultiHeadAttention
 from kmaskformer.layers.convolution import Convolution
+from kmaskformer.layers.dense import Dense
 from kmaskformer.layers.drop_path import DropPath
 from kmaskformer.layers.mlp import MLP
 from kmaskformer.layers.normalization import FrozenBatchNormalization, GroupNormalization
@@ -73,6 +74,7 @@ FIRST_SELF_ATTENTION = tuple(
 )
 TABLE = (
     Row(MultiHeadAttention, {"dim": 16, "num_heads": 2}, (QUERIES, PIXELS, PIXELS), no_gradient=KEY_BIAS),
+    Row(Dense, {"units": 5, "activation": "relu"}),
     Row(MLP, {"hidden_dim": 9, "output_dim": 5, "num_layers": 3}, (QUERIES,)),
     Row(SinePositionEmbedding, {"dim": 8}, half_dtype="float32"),
     Row(TransformerEncoderLayer, TRANSFORMER, ENCODER_INPUTS, no_gradient=KEY_BIAS),
