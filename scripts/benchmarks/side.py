@@ -166,7 +166,8 @@ def prepare_reference(command: dict) -> Callable[[], object]:
 
     def outputs(**targets: object) -> object:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=is_mixed):
-            return call(pixel_values=pixels, **targets)
+            # Without the hidden states it has nothing to take the losses of earlier layers from, and fails.
+            return call(pixel_values=pixels, output_hidden_states=aux, **targets)
 
     if command["kind"] == "inference":
         model.eval()
