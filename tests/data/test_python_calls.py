@@ -19,7 +19,7 @@ SLOW = """
 import time
 class Slow(Shapes):
     def __getitem__(self, index):
-        time.sleep(0.3)
+        time.sleep(0.6)
         return super().__getitem__(index)
 reader = Slow(1000, image_size=(64, 64))
 batches = iter(kmf.data.training_dataset(reader, batch_size=8, image_size=(64, 64)))
