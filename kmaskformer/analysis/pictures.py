@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from kmaskformer.analysis.attention import attention_maps
-from kmaskformer.analysis.queries import QueryStatistics
+from kmaskformer.analysis.queries import QueryStatistics, check_has_class_queries
 from kmaskformer.structures import DatasetInfo
 
 
@@ -67,7 +67,11 @@ def draw_attention(model: Any, image: np.ndarray, info: DatasetInfo, count: int 
         image: `(height, width, 3)` RGB uint8.
         info: The label space.
         count: Number of queries, those with the highest score of a class.
+
+    Raises:
+        TypeError: If the model has no queries with classes.
     """
+    check_has_class_queries(model)
     height, width = image.shape[:2]
     outputs = model(image[None], training=False)
     scores = ops.convert_to_numpy(ops.softmax(outputs["class_logits"], axis=-1))[0, :, :-1]

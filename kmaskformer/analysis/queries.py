@@ -57,8 +57,7 @@ def query_statistics(model: MaskFormer, images: Iterable[Any], grid: int = 32) -
         TypeError: If the model has no queries with classes.
         ValueError: If there is no image.
     """
-    if not isinstance(model, MaskFormer):
-        raise TypeError(f"Only a MaskFormer's queries predict classes. Received: {type(model).__name__}")
+    check_has_class_queries(model)
     queries = model.transformer_decoder.num_queries
     class_counts = np.zeros((queries, model.num_classes), np.int64)
     mask_counts = np.zeros((queries, grid, grid), np.int64)
@@ -74,6 +73,12 @@ def query_statistics(model: MaskFormer, images: Iterable[Any], grid: int = 32) -
         raise ValueError("`images` must hold at least one image. Received: none")
     stacked = [np.asarray(points, np.float64).reshape(-1, 2) for points in centers]
     return QueryStatistics(num_images, class_counts, mask_counts, stacked)
+
+
+def check_has_class_queries(model: Any) -> None:
+    """Raises a `TypeError` unless the model's queries predict classes."""
+    if not isinstance(model, MaskFormer):
+        raise TypeError(f"Only a MaskFormer's queries predict classes. Received: {type(model).__name__}")
 
 
 def _predictions(model: MaskFormer, image: np.ndarray) -> Iterable[tuple[int, int, np.ndarray]]:

@@ -70,9 +70,10 @@ def _table(results: Results, study: str, datasets: Sequence[str]) -> str:
 
 
 def _heading(results: Results, dataset: str) -> str:
-    runs = next(runs for key, runs in results.items() if key[0] == dataset)
-    seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
-    return f"{dataset}, {runs[0]['steps']} steps, {seeds}"
+    found = [runs for key, runs in results.items() if key[0] == dataset]
+    counts = sorted({len(runs) for runs in found})  # of an unfinished comparison they differ
+    seeds = "1 seed" if counts == [1] else f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
+    return f"{dataset}, {found[0][0]['steps']} steps, {seeds}"
 
 
 def _cell(results: Results, dataset: str, variant: str, first: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import keras
 from kmaskformer import experiment, trained_run
 from kmaskformer.analysis.parts import count_parameters
 from kmaskformer.config import Config, config_to_dict, load_config
+from kmaskformer.json_files import read_json_object
 
 SCORE = "semantic/mIoU"
 
@@ -80,6 +81,7 @@ class Dataset:
     overrides: tuple[str, ...] = ()
 
 
+_SEEDS = ("training.seed", "data.seed")
 _SHORT = (
     "model.backbone.channels=[32, 64, 128, 256]",
     "training.steps=800",
@@ -146,8 +148,12 @@ def plan_runs(
 
     Raises:
         ConfigError: If an override fits no configuration.
+        ValueError: If an override sets what the studies vary, or a seed is given twice.
     """
     variants = {variant.name: variant for study in studies for variant in STUDIES[study]}
+    _check_overrides(overrides, variants.values())
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"Each seed counts once: a run repeated is no spread. Received: seeds {list(seeds)}")
     ordered = sorted(variants.values(), key=lambda variant: bool(variant.trained_as))
     return [
         _run(DATASETS[name], variant, seed, Path(output), overrides, Path(repository))
@@ -157,6 +163,18 @@ def plan_runs(
     ]
 
 
+def _check_overrides(overrides: Sequence[str], variants: Iterable[Variant]) -> None:
+    varied = {override.partition("=")[0] for variant in variants for override in variant.overrides}
+    for override in overrides:
+        field = override.partition("=")[0].strip()
+        if field in _SEEDS:
+            raise ValueError(f"`{field}` is set by `--seeds`. Received: {override}")
+        if field in varied:
+            raise ValueError(
+                f"`{field}` is what the studies vary, and cannot be the same for all. Received: {override}"
+            )
+
+
 def _run(
     dataset: Dataset, variant: Variant, seed: int, output: Path, overrides: Sequence[str], repository: Path
 ) -> Run:
@@ -164,7 +182,7 @@ def _run(
     classes = load_config(path, dataset.overrides).model.num_classes
     # Together: a baseline's model and its loss are right with one another only.
     own = [override.format(classes=classes) for override in variant.overrides]
-    seeds = [f"training.seed={seed}", f"data.seed={seed}"]
+    seeds = [f"{field}={seed}" for field in _SEEDS]
     config = load_config(path, [*dataset.overrides, *own, *overrides, *seeds])
     return Run(dataset, variant, seed, config, output / dataset.name / _slug(variant.name) / f"seed{seed}")
 
@@ -185,11 +203,11 @@ def perform(run: Run) -> dict[str, Any]:
     """
     config = config_to_dict(run.config)
     if run.result_file.is_file():
-        result = json.loads(run.result_file.read_text(encoding="utf-8"))
+        result = read_json_object(run.result_file)
         if result.pop("config", None) != config:
             raise ValueError(
-                f"{run.result_file}: the result of another configuration. Choose another output folder, or delete "
-                f"{run.folder}."
+                f"{run.result_file}: the result of another configuration. Repeat the `--set` that it was made with, "
+                f"choose another output folder, or delete {run.folder}."
             )
         return result
     keras.utils.clear_session()

@@ -93,6 +93,9 @@ def test_pictures(known, maskformer, monkeypatch, rng, tmp_path):
     pytest.importorskip("matplotlib")
     from kmaskformer.analysis import pictures
 
+    with pytest.raises(TypeError, match="Only a MaskFormer's queries predict classes"):
+        pictures.draw_attention(PerPixelBaseline.__new__(PerPixelBaseline), np.zeros((32, 32, 3), np.uint8), INFO)
+
     statistics = query_statistics(known, [np.full((64, 80, 3), 200, np.uint8)], grid=4)
     classes = pictures.draw_classes(statistics, INFO)
     drawn = classes.axes[0].images[0].get_array()

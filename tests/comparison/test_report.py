@@ -34,6 +34,11 @@ def test_table():
     ]
 
 
+def test_an_unfinished_comparison_tells_how_many_seeds_each_has():
+    results = {**RESULTS, ("dubai", "PerPixelBaseline+"): RESULTS["dubai", "PerPixelBaseline"][:1]}
+    assert "| dubai, 20 steps, 1 to 2 seeds |" in report.markdown(results, ["baselines"])
+
+
 def test_spread():
     assert (report.spread([1.0, 2.0, 3.0]).mean, report.spread([1.0, 2.0, 3.0]).deviation) == (2.0, 1.0)
     assert str(report.spread([0.25])) == "0.250"

@@ -76,6 +76,26 @@ def test_the_result_of_another_configuration_is_no_result(repository, tmp_path):
         perform(longer)
 
 
+def test_what_would_make_the_variants_equal_is_refused(repository, tmp_path):
+    for study, override, message in (
+        ("queries", "model.transformer_decoder.num_queries=50", "is what the studies vary"),
+        ("matching", "loss.matcher=scipy", "is what the studies vary"),
+        ("baselines", "training.seed=7", "is set by `--seeds`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan_runs([study], ["dubai"], [0], tmp_path, [override], repository)
+    with pytest.raises(ValueError, match="Each seed counts once"):
+        plan_runs(["baselines"], ["dubai"], [0, 0], tmp_path, repository=repository)
+
+
+def test_a_result_that_is_no_json_is_named(repository, tmp_path):
+    run = plan_runs(["baselines"], ["shapes-20"], [0], tmp_path, TINY, repository)[0]
+    run.folder.mkdir(parents=True)
+    run.result_file.write_text("{")
+    with pytest.raises(ValueError, match=r"seed0/result\.json: cannot be read as JSON"):
+        perform(run)
+
+
 @pytest.mark.slow
 def test_a_run_is_done_once_and_goes_on(repository, tmp_path, monkeypatch):
     run = plan_runs(["baselines"], ["shapes-20"], [0], tmp_path, TINY, repository)[0]

@@ -45,6 +45,12 @@ class Two:
         raise AssertionError(f"image {index} is read")
 
 
+class MaskFormer:
+    """As far as the checks before the work look at one."""
+
+    num_classes = 10
+
+
 @pytest.fixture()
 def analyze(run_script, repository, tmp_path, monkeypatch):
     """Runs the analysis of a small model, with `further` arguments."""
@@ -56,7 +62,7 @@ def analyze(run_script, repository, tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [-1, 2, 99999])
 def test_an_image_that_the_dataset_lacks(analyze, monkeypatch, number):
     monkeypatch.setattr("kmaskformer.build_data.build_reader", lambda *_: Two())
-    monkeypatch.setattr("kmaskformer.trained_run.load_model", lambda *_: object())
+    monkeypatch.setattr("kmaskformer.trained_run.load_model", lambda *_: MaskFormer())
     with pytest.raises(SystemExit, match=rf"--image must be a number 0\.\.1 .*Received: {number}"):
         analyze("--weights", "w.keras", "--tasks", "attention", "--image", number)
 
@@ -66,6 +72,21 @@ def test_random_weights_have_learned_nothing(analyze, monkeypatch, task):
     monkeypatch.setattr("kmaskformer.build.build_model", lambda *_: pytest.fail("a random model is built"))
     with pytest.raises(SystemExit, match=rf"{task} shows what a model has learned: give --weights"):
         analyze("--tasks", "flop", task)
+
+
+@pytest.mark.parametrize("arguments", [("--size", 0, 64), ("--size", -5, 64), ("--batch", 0), ("--images", 0)])
+def test_sizes_and_counts_are_positive(analyze, capsys, arguments):
+    with pytest.raises(SystemExit):
+        analyze(*arguments)
+    assert f"{arguments[0]} must be positive. Received: " in capsys.readouterr().err
+
+
+def test_weights_of_another_model_than_the_configurations(analyze, monkeypatch):
+    monkeypatch.setattr("kmaskformer.trained_run.load_model", lambda *_: MaskFormer())
+    with pytest.raises(
+        SystemExit, match="--weights hold a MaskFormer of 10 classes, --config describes a MaskFormer of 9"
+    ):
+        analyze("--weights", "w.keras", "--set", "model.num_classes=9")
 
 
 def test_every_script_takes_overrides_alike(repository):
