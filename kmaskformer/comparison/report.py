@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,14 @@ def _table(results: Results, study: str, datasets: Sequence[str]) -> str:
 
 def _heading(results: Results, dataset: str) -> str:
     found = [runs for key, runs in results.items() if key[0] == dataset]
-    counts = sorted({len(runs) for runs in found})  # of an unfinished comparison they differ
-    seeds = "1 seed" if counts == [1] else f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
-    return f"{dataset}, {found[0][0]['steps']} steps, {seeds}"
+    # Of an unfinished comparison the numbers of seeds differ.
+    return f"{dataset}, {found[0][0]['steps']} steps, {_seeds(len(runs) for runs in found)}"
+
+
+def _seeds(counts: Iterable[int]) -> str:
+    ends = sorted(set(counts))
+    least, most = ends[0], ends[-1]
+    return "1 seed" if most == 1 else f"{most} seeds" if least == most else f"{least} to {most} seeds"
 
 
 def _cell(results: Results, dataset: str, variant: str, first: str) -> str:
@@ -116,5 +121,5 @@ def _draw_curve(axes: Any, runs: Sequence[dict[str, Any]], name: str) -> None:
     steps = [step for step, _ in runs[0]["curve"]]
     values = list(zip(*([score for _, score in run["curve"]] for run in runs), strict=True))
     means = [statistics.fmean(scores) for scores in values]
-    line = axes.plot(steps, means, marker="o", markersize=3, label=f"{name} ({len(runs)} seeds)")[0]
+    line = axes.plot(steps, means, marker="o", markersize=3, label=f"{name} ({_seeds([len(runs)])})")[0]
     axes.fill_between(steps, [min(v) for v in values], [max(v) for v in values], alpha=0.2, color=line.get_color())
