@@ -63,7 +63,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--image", type=int, default=0, help="number of the validation image for the task attention")
     parser.add_argument("--output", type=Path, help="folder for analysis.json and pictures; created")
     options = parser.parse_args()
-    for name in ("size", "batch", "depth", "images"):
+    for name in ("size", "batch", "images"):
         values = getattr(options, name)
         if values is not None and min(values if name == "size" else [values]) < 1:
             parser.error(f"--{name} must be positive. Received: {values}")

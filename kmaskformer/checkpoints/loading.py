@@ -284,22 +284,22 @@ def _keras_layout(kernel: np.ndarray) -> np.ndarray:
 
 def _joined(pieces: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """The pieces one after the other along the last axis, in memory of their own, float32."""
-    value, start = aligned_empty(shape), 0
-    for piece in pieces:
-        end = start + (piece.shape[-1] if piece.ndim else 1)
-        target = value[..., start:end] if len(pieces) > 1 else value
+    value = aligned_empty(shape)
+    targets = [value]
+    if len(pieces) > 1:
+        targets = np.split(value, np.cumsum([piece.shape[-1] for piece in pieces[:-1]]), axis=-1)
+    for piece, target in zip(pieces, targets, strict=True):
         _copy(piece, target)
-        start = end
     return value
 
 
 def _copy(source: np.ndarray, target: np.ndarray) -> None:
-    # A transposed matrix is copied strip by strip: reading whole columns would load a cache line for each number.
-    strips = range(0, source.shape[1], _STRIP) if source.ndim == 2 else ()
-    for start in strips:
-        target[:, start : start + _STRIP] = source[:, start : start + _STRIP]
-    if not strips:
+    if source.ndim != 2:
         target[...] = source
+        return
+    # A transposed matrix is copied strip by strip: reading whole columns would load a cache line for each number.
+    for start in range(0, source.shape[1], _STRIP):
+        target[:, start : start + _STRIP] = source[:, start : start + _STRIP]
 
 
 def _shape(pieces: list[np.ndarray]) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,13 @@ def _table(results: Results, study: str, datasets: Sequence[str]) -> str:
 def _heading(results: Results, dataset: str) -> str:
     found = [runs for key, runs in results.items() if key[0] == dataset]
     # Of an unfinished comparison the numbers of seeds differ.
-    return f"{dataset}, {found[0][0]['steps']} steps, {_seeds(len(runs) for runs in found)}"
+    return f"{dataset}, {found[0][0]['steps']} steps, {_seeds([len(runs) for runs in found])}"
 
 
-def _seeds(counts: Iterable[int]) -> str:
-    ends = sorted(set(counts))
-    least, most = ends[0], ends[-1]
-    return "1 seed" if most == 1 else f"{most} seeds" if least == most else f"{least} to {most} seeds"
+def _seeds(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    text = str(most) if least == most else f"{least} to {most}"
+    return f"{text} seed" if most == 1 else f"{text} seeds"
 
 
 def _cell(results: Results, dataset: str, variant: str, first: str) -> str:

@@ -1,3 +1,5 @@
+"""What TensorFlow takes over without copying, and what that must not change."""
+
 import keras
 import numpy as np
 import pytest

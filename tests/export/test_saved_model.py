@@ -50,13 +50,18 @@ TIES = 2
 """Pixels of an image that may change sides in a batch of another size, which TensorFlow's kernels round otherwise."""
 
 
+def count_differences(found, expected):
+    assert found.shape == expected.shape
+    return np.count_nonzero(found != expected)
+
+
 def check_equal(outputs, index, expected, ties=0):
     """One image's part of an export's outputs against the segmenter's result, but for `ties` pixels."""
     height, width = expected.segmentation.shape
     outputs = {key: value[index].numpy() for key, value in outputs.items()}
     if expected.task == "semantic":
         found = outputs["class_map"][:height, :width]
-        assert np.count_nonzero(found != expected.segmentation) <= ties
+        assert count_differences(found, expected.segmentation) <= ties
         for row in expected.segments:
             scores = outputs["confidence"][:height, :width][found == row["id"]]
             assert abs(scores.mean() - row["score"]) < 1e-5
@@ -64,11 +69,11 @@ def check_equal(outputs, index, expected, ties=0):
     count = outputs["num_segments" if expected.task == "panoptic" else "num_instances"]
     assert count == len(expected.segments)
     if expected.task == "panoptic":
-        assert np.count_nonzero(outputs["panoptic_map"][:height, :width] != expected.segmentation) <= ties
+        assert count_differences(outputs["panoptic_map"][:height, :width], expected.segmentation) <= ties
         assert outputs["segment_ids"][:count].tolist() == [row["id"] for row in expected.segments]
         assert outputs["is_thing"][:count].tolist() == [row["is_thing"] for row in expected.segments]
     else:
-        assert np.count_nonzero(outputs["masks"][:count, :height, :width] != expected.masks) <= ties
+        assert count_differences(outputs["masks"][:count, :height, :width], expected.masks) <= ties
         assert not outputs["masks"][count:].any()
     assert outputs["category_ids"][:count].tolist() == [row["category_id"] for row in expected.segments]
     areas = np.array([row["area"] for row in expected.segments])
