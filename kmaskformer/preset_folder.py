@@ -31,6 +31,7 @@ from kmaskformer.models.segmentation_model import SegmentationModel
 from kmaskformer.structures import DatasetInfo
 from kmaskformer.training.saving import without_optimizer
 from kmaskformer.version import __version__
+from kmaskformer.weights_file import save_weights
 
 WEIGHTS, METADATA, CARD = "model.weights.h5", "metadata.json", "README.md"
 LABELS, PREPROCESSING = "dataset_info.json", "preprocessing.json"
@@ -139,7 +140,7 @@ def _write_files(model: SegmentationModel, folder: Path, name: str, info: Preset
     preprocessing = {field: config.pop(field) for field in _INPUT_FIELDS}
     preprocessing |= {field: getattr(info, field) for field in _SIZE_FIELDS}
     with without_optimizer(model):
-        model.save_weights(folder / WEIGHTS)
+        save_weights(model, folder / WEIGHTS)
     metadata = {field: value for field, value in dataclasses.asdict(info).items() if field not in _SIZE_FIELDS}
     metadata |= {"kmaskformer": __version__, "keras": keras.__version__}
     metadata["weights_sha256"] = file_digests(folder / WEIGHTS, "sha256")[0]

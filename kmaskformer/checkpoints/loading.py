@@ -13,6 +13,7 @@ import mmap
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import keras
@@ -22,6 +23,8 @@ from kmaskformer.checkpoints.aligned import adopted, aligned_empty, aligned_zero
 
 _STRIP = 64
 """Columns that are transposed at a time."""
+_THREADS = 2
+"""As many weights are in memory twice at a time."""
 NOTHING = re.compile(r"(?!)")
 CLASS_HEAD = re.compile(r"^(class_head|classifier)/")
 CLASS_QUERIES = re.compile(r"^transformer_decoder/query_embedding$")
@@ -134,13 +137,19 @@ def load_weights_by_name(
     for path, variable in weights.items():
         plan.add(path, variable)
     report = plan.finish()
-    for variable, source in plan.assignments:
-        pieces = _pieces(plan.arrays, source, variable.path)
-        value = _joined(pieces, tuple(variable.shape))
-        _check_finite(value, source)
-        variable.assign(adopted(value))
-        _forget_pages(pieces)
+    # Copying into new memory is what takes the time, and NumPy lets other threads copy meanwhile.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(functools.partial(_assign, plan.arrays), *zip(*plan.assignments, strict=True)):
+            pass
     return report
+
+
+def _assign(arrays: Mapping[str, np.ndarray], variable: Any, source: Source) -> None:
+    pieces = _pieces(arrays, source, variable.path)
+    value = _joined(pieces, tuple(variable.shape))
+    _check_finite(value, source)
+    variable.assign(adopted(value))
+    _forget_pages(pieces)
 
 
 def named_weights(layer: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import numpy as np
 from kmaskformer.training.callbacks import IntervalCallback
 from kmaskformer.training.nonfinite import nonfinite_terms
 from kmaskformer.training.saving import current_step, without_optimizer
+from kmaskformer.weights_file import save_weights
 from kmaskformer.whole_files import sync
 
 _WEIGHTS = "model.weights.h5"
@@ -201,7 +202,7 @@ def restore_checkpoint(model: keras.Model, path: str | os.PathLike) -> RunState:
 
 def _write(model: keras.Model, folder: Path, state: RunState) -> None:
     with without_optimizer(model):
-        model.save_weights(folder / _WEIGHTS)
+        save_weights(model, folder / _WEIGHTS)
     arrays = {
         f"{kind}/{index:05d}": keras.ops.convert_to_numpy(variable)
         for kind, variables in _state_variables(model).items()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 
+from kmaskformer.weights_file import save_weights
 from kmaskformer.whole_files import written_to_disk
 
 
@@ -35,7 +36,7 @@ def save_model(model: keras.Model, path: str | Path) -> None:
             model.save(aside)
         else:
             with without_optimizer(model):
-                model.save_weights(aside)
+                save_weights(model, aside)
 
 
 @contextlib.contextmanager

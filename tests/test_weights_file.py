@@ -1,0 +1,59 @@
+"""Our writer of `.weights.h5` against Keras' own."""
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from kmaskformer.weights_file import save_weights
+
+
+def content(path):
+    """Arrays and attributes of everything in a file, by name."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: found.update(
+                {name: (item[()].tobytes() if isinstance(item, h5py.Dataset) else None, sorted(item.attrs.items()))}
+            )
+        )
+    return found
+
+
+def small_model(dtype="float32", compiled=False):
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Conv2D(4, 3, dtype=dtype), keras.layers.BatchNormalization(dtype=dtype)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers, keras.layers.Dropout(0.5), keras.layers.Dense(2)])
+    if compiled:
+        model.compile(optimizer=keras.optimizers.AdamW(), loss="mse")
+        model.fit(np.ones((2, 8, 8, 3)), np.ones((2, 6, 6, 2)), verbose=0)
+    return model
+
+
+@pytest.mark.parametrize(("dtype", "compiled"), [("float32", False), ("float32", True), ("bfloat16", False)])
+def test_the_same_file_as_keras_writes(tmp_path, dtype, compiled):
+    model = small_model(dtype, compiled)
+    save_weights(model, tmp_path / "ours.weights.h5")
+    model.save_weights(tmp_path / "keras.weights.h5")
+    ours = content(tmp_path / "ours.weights.h5")
+    assert ours == content(tmp_path / "keras.weights.h5")
+    expected = len(model.weights) + (len(model.optimizer.variables) if compiled else 0)
+    assert sum(value is not None for value, _ in ours.values()) == expected
+
+
+def test_keras_reads_it(tmp_path):
+    model, other = small_model(), small_model()
+    for weight in other.weights:
+        weight.assign(keras.ops.zeros_like(weight))
+    save_weights(model, tmp_path / "a.weights.h5")
+    other.load_weights(tmp_path / "a.weights.h5")
+    for one, two in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_what_cannot_be_written(tmp_path):
+    with pytest.raises(ValueError, match="no weights yet"):
+        save_weights(keras.Sequential([keras.layers.Dense(2)]), tmp_path / "a.weights.h5")
+    with pytest.raises(ValueError, match=r"must end in \.weights\.h5"):
+        save_weights(small_model(), tmp_path / "a.h5")
+    assert not list(tmp_path.iterdir())
