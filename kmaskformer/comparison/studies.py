@@ -54,11 +54,11 @@ STUDIES: dict[str, tuple[Variant, ...]] = {
         Variant("fixed matching", ("model.transformer_decoder.num_queries={classes}", "loss.matcher=fixed")),
     ),
     "queries": tuple(
-        Variant(f"{count} queries", (f"model.transformer_decoder.num_queries={count}",)) for count in (10, 20, 40, 100)
+        Variant(f"{count} queries", (f"model.transformer_decoder.num_queries={count}",)) for count in (25, 10, 100)
     ),
     "decoder_layers": tuple(
         Variant(name, (f"model.transformer_decoder.decoder_layers={count}",))
-        for count, name in ((1, "1 decoder layer"), (3, "3 decoder layers"), (6, "6 decoder layers"))
+        for count, name in ((3, "3 decoder layers"), (1, "1 decoder layer"), (6, "6 decoder layers"))
     ),
     "deep_supervision": (
         MASKFORMER,
@@ -121,6 +121,8 @@ class Run:
     seed: int
     config: Config
     folder: Path
+    source: Path | None = None
+    """Folder of the run whose weights it takes."""
 
     @property
     def result_file(self) -> Path:
@@ -136,7 +138,7 @@ def plan_runs(
     overrides: Sequence[str] = (),
     repository: str | Path = ".",
 ) -> list[Run]:
-    """The runs that studies need, each once, those that others build on first.
+    """The runs that studies need, those that others build on first; runs of equal configuration share a folder.
 
     Args:
         studies: Names out of `STUDIES`.
@@ -155,12 +157,23 @@ def plan_runs(
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"Each seed counts once: a run repeated is no spread. Received: seeds {list(seeds)}")
     ordered = sorted(variants.values(), key=lambda variant: bool(variant.trained_as))
-    return [
-        _run(DATASETS[name], variant, seed, Path(output), overrides, Path(repository))
-        for name in datasets
-        for variant in ordered
-        for seed in seeds
-    ]
+    runs: list[Run] = []
+    for name in datasets:
+        for variant in ordered:
+            for seed in seeds:
+                run = _run(DATASETS[name], variant, seed, Path(output), overrides, Path(repository))
+                runs.append(_shared(run, runs))
+    return runs
+
+
+def _shared(run: Run, earlier: Sequence[Run]) -> Run:
+    """The run, with the folder of an earlier one that it repeats or takes its weights from."""
+    same = [other for other in earlier if (other.dataset, other.seed) == (run.dataset, run.seed)]
+    if run.variant.trained_as:
+        source = next(other for other in same if other.variant.name == run.variant.trained_as)
+        return dataclasses.replace(run, source=source.folder)
+    twins = (other.folder for other in same if other.config == run.config)
+    return dataclasses.replace(run, folder=next(twins, run.folder))
 
 
 def _check_overrides(overrides: Sequence[str], variants: Iterable[Variant]) -> None:
@@ -211,9 +224,8 @@ def perform(run: Run) -> dict[str, Any]:
             )
         return result
     keras.utils.clear_session()
-    if run.variant.trained_as:
-        source = run.folder.parents[1] / _slug(run.variant.trained_as) / run.folder.name
-        model, scores = experiment.evaluate(run.config, source)
+    if run.source:
+        model, scores = experiment.evaluate(run.config, run.source)
         curve = [(run.config.training.steps, scores[SCORE])]
     else:
         scores = experiment.train(run.config, run.folder, resume=True)

@@ -37,7 +37,7 @@ def differences(first, second, prefix=""):
 def test_every_study_plans_on_every_dataset(repository, tmp_path):
     runs = plan_runs(list(STUDIES), list(DATASETS), [0], tmp_path, repository=repository)
     variants = {variant.name for study in STUDIES.values() for variant in study}
-    assert len(runs) == len({run.folder for run in runs}) == len(DATASETS) * len(variants)
+    assert len(runs) == len(DATASETS) * len(variants)
     classes = {run.dataset.name: run.config.model.num_classes for run in runs}
     assert classes == {"camvid": 11, "dubai": 5, "shapes-20": 20, "shapes-60": 60, "shapes-150": 150}
 
@@ -53,6 +53,20 @@ def test_baselines_differ_in_nothing_but_the_model_and_its_loss(repository, tmp_
         assert {"model.name", "loss.name"} <= set(differences(maskformer, values)) <= allowed
         assert values["loss"]["cross_entropy_weight"] == 1.0, "its only loss"
     assert queries >= maskformer["model"]["num_classes"] or dataset in ("shapes-60", "shapes-150")
+
+
+def test_what_is_configured_alike_is_trained_once(repository, tmp_path):
+    runs = plan_runs(list(STUDIES), ["camvid", "shapes-20"], [0, 1], tmp_path, repository=repository)
+    folders = {}
+    for run in runs:
+        folders.setdefault(run.folder, []).append(run)
+    for together in folders.values():
+        assert all(run.config == together[0].config and run.seed == together[0].seed for run in together)
+    names = {run.variant.name for run in folders[tmp_path / "camvid" / "maskformer" / "seed1"]}
+    assert names == {"MaskFormer", "25 queries", "3 decoder layers"}
+    assert len({json.dumps(config_to_dict(run.config)) for run in runs}) == len(folders)
+    general = [run for run in runs if run.variant.name == "general inference"]
+    assert [run.source.name for run in general] == ["seed0", "seed1"] * 2
 
 
 def test_weights_come_before_what_evaluates_them(repository, tmp_path):
