@@ -24,7 +24,8 @@ def load_model(weights: str | Path, config: Config | None = None, dataset_info: 
 
     Args:
         weights: A run's folder, a `.keras` file, or a `.weights.h5` file with its `config.yaml` beside it.
-        config: Configuration of the model, needed for a `.weights.h5` file without one.
+        config: Configuration of the model, needed for a `.weights.h5` file without one. With a `.keras` file, it must
+            name the same kind of model and number of classes.
         dataset_info: Label space of the model, for files that carry none.
 
     Raises:
@@ -40,6 +41,8 @@ def load_model(weights: str | Path, config: Config | None = None, dataset_info: 
             model = keras.saving.load_model(path, compile=False)
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a model that this package can read: {error}") from error
+        if config is not None:
+            _check_kind(path, model, config)
     else:
         config = config or run_config(path)
         if config is None:
@@ -53,6 +56,17 @@ def load_model(weights: str | Path, config: Config | None = None, dataset_info: 
     if getattr(model, "dataset_info", None) is None and dataset_info is not None:
         model.dataset_info = dataset_info
     return model
+
+
+def _check_kind(path: Path, model: Any, config: Config) -> None:
+    """A whole model tells itself what it is: that must be what the configuration says."""
+    expected = (build.MODELS[config.model.name].__name__, config.model.num_classes)
+    found = (type(model).__name__, getattr(model, "num_classes", None))
+    if found != expected:
+        raise ValueError(
+            f"{path} holds a {found[0]} of {found[1]} classes, the configuration describes a {expected[0]} of "
+            f"{expected[1]}. Give the configuration that it was trained with, the run's {CONFIG_FILE}."
+        )
 
 
 def _label_space(config: Config) -> Any:

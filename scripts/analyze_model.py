@@ -91,7 +91,6 @@ def _load(options: argparse.Namespace, config: Config) -> keras.Model:
         raise ValueError(f"The task {pictures[0]} shows what a model has learned: give --weights.")
     if options.weights:
         model = trained_run.load_model(options.weights, config)
-        _check_model(model, config)
     elif pictures or {"time", "memory"} & set(options.tasks):
         model = build.build_model(config.model)
     else:
@@ -100,17 +99,6 @@ def _load(options: argparse.Namespace, config: Config) -> keras.Model:
     if not options.all_layers and hasattr(model, "deep_supervision"):
         model.deep_supervision = False
     return model
-
-
-def _check_model(model: Any, config: Config) -> None:
-    """Whole models tell themselves what they are: that must be what the configuration says."""
-    expected = (build.MODELS[config.model.name].__name__, config.model.num_classes)
-    found = (type(model).__name__, model.num_classes)
-    if found != expected:
-        raise ValueError(
-            f"--weights hold a {found[0]} of {found[1]} classes, --config describes a {expected[0]} of {expected[1]}. "
-            "Give the configuration that they were trained with, the run's config.yaml."
-        )
 
 
 def _parameters(model: Any, config: Config, size: tuple[int, int], options: argparse.Namespace) -> dict[str, int]:

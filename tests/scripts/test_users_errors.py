@@ -81,12 +81,14 @@ def test_sizes_and_counts_are_positive(analyze, capsys, arguments):
     assert f"{arguments[0]} must be positive. Received: " in capsys.readouterr().err
 
 
-def test_weights_of_another_model_than_the_configurations(analyze, monkeypatch):
-    monkeypatch.setattr("kmaskformer.trained_run.load_model", lambda *_: MaskFormer())
+def test_weights_of_another_model_than_the_configurations(analyze, monkeypatch, tmp_path):
+    (tmp_path / "w.keras").touch()
+    monkeypatch.setattr("keras.saving.load_model", lambda *_, **__: MaskFormer())
     with pytest.raises(
-        SystemExit, match="--weights hold a MaskFormer of 10 classes, --config describes a MaskFormer of 9"
+        SystemExit,
+        match=r"w\.keras holds a MaskFormer of 10 classes, the configuration describes a MaskFormer of 9",
     ):
-        analyze("--weights", "w.keras", "--set", "model.num_classes=9")
+        analyze("--weights", tmp_path / "w.keras", "--set", "model.num_classes=9")
 
 
 def test_every_script_takes_overrides_alike(repository):
