@@ -96,6 +96,7 @@ def build_dataset(
         on_error=config.on_error,
         shard=shard,
         service=Service(config.service, _reader_name(config)) if config.service else None,
+        aspect_ratio_grouping=config.aspect_ratio_grouping,
     )
 
 
@@ -137,7 +138,7 @@ def training_images(config: configs.DataConfig, reader: Any, batch: int) -> list
 
     if config.service:
         return []
-    return batch_images(reader, batch, config.batch_size, config.seed)
+    return batch_images(reader, batch, config.batch_size, config.seed, config.aspect_ratio_grouping)
 
 
 def build_transforms(config: configs.AugmentationConfig) -> list[Callable[..., Any]]:

@@ -234,8 +234,9 @@ class DataConfig:
     of a class become one, for semantic segmentation with data that has instances.
     `background`: class of the pixels outside all instances (instance folders). `class_divisor`: an instance id is
     class * divisor + number, where it is not 0. `test_shortest_edge: 0` evaluates images at their own size.
-    `batch_shapes`: sizes to pad training batches to, where there is no crop. `cache`: decoded samples stay in memory,
-    `cache_folder`: in this folder. `reduced_decoding`: JPEG files of twice the largest of
+    `batch_shapes`: sizes to pad training batches to, where there is no crop. `aspect_ratio_grouping`: batches of wide
+    or of tall images, as far as possible, where there is no crop (COCO's files). `cache`: decoded samples stay in
+    memory, `cache_folder`: in this folder. `reduced_decoding`: JPEG files of twice the largest of
     `augmentation.shortest_edges` or more are decoded at a half, a quarter or an eighth of their size (folders only).
     `on_error: skip` goes on where a sample cannot be read, and lists it at the end.
     `service`: `grpc://host:port` of a tf.data service whose workers (`scripts/data_service.py`) prepare the training
@@ -262,6 +263,7 @@ class DataConfig:
     test_batch_size: int = 1
     max_segments: int = 0
     batch_shapes: tuple[tuple[int, int], ...] = ()
+    aspect_ratio_grouping: bool = False
     cache: bool = False
     cache_folder: str = ""
     reduced_decoding: bool = False

@@ -120,6 +120,8 @@ def test_data(release, config):
     assert augmentation.drop_empty_segments == (release.task == "semantic")
     assert augmentation.map_resize == ("floor" if release.task == "semantic" else "center")
     assert augmentation.range_crop == ((384, 600) if release.dataset == "coco" else ())
+    # It is on everywhere in the reference; where all images are crops of one size it would change nothing.
+    assert config.data.aspect_ratio_grouping == (release.dataset == "coco") == (not augmentation.crop)
     assert (augmentation.range_crop_edges, augmentation.range_crop_probability) == ((400, 500, 600), 0.5)
     assert augmentation.largest_class == 1.0 and not augmentation.jitter_range
     assert (data.test_shortest_edge, data.test_longest_edge) == published.test

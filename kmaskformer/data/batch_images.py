@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from kmaskformer.data.aspect_ratio import WINDOW, is_tall, window_batches
 from kmaskformer.data.pipeline import Reader, shuffled_index
 from kmaskformer.data.skipping import SkippingReader
 from kmaskformer.data.wrapped_reader import files_of
 
 
-def batch_images(reader: Reader, batch: int, batch_size: int, seed: int = 0) -> list[str]:
+def batch_images(
+    reader: Reader, batch: int, batch_size: int, seed: int = 0, aspect_ratio_grouping: bool = False
+) -> list[str]:
     """The images of a shuffled training batch, which its number and the seed decide.
 
     Args:
@@ -17,12 +20,20 @@ def batch_images(reader: Reader, batch: int, batch_size: int, seed: int = 0) -> 
         batch: Number of the batch since the start of the run, from 0.
         batch_size: Images of a batch.
         seed: Seed of the order, as given to `training_dataset`.
+        aspect_ratio_grouping: As given to `training_dataset`.
 
     Returns:
         Paths of the image files where the reader has `files(index)`, else image ids.
     """
+
+    def index_of(counter: tf.Tensor) -> tf.Tensor:
+        return shuffled_index(counter, len(reader), seed)
+
     counters = tf.range(batch * batch_size, (batch + 1) * batch_size, dtype=tf.int64)
-    return [_name(reader, int(shuffled_index(counter, len(reader), seed))) for counter in counters]
+    if aspect_ratio_grouping:
+        window = tf.constant(batch // WINDOW, tf.int64)
+        counters = window_batches(window, is_tall(reader), index_of, batch_size, seed)[batch % WINDOW]
+    return [_name(reader, int(index_of(counter))) for counter in counters]
 
 
 def _name(reader: Reader, index: int) -> str:

@@ -98,6 +98,10 @@ class CocoInstances:
         """The files of a sample: image and annotations."""
         return (self._entries[index].image, self._path)
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, as the file states them."""
+        return self._entries[index].size
+
     def _masks(self, entry: _Entry) -> Iterator[np.ndarray]:
         for annotation_id, shape in zip(entry.annotation_ids, entry.shapes, strict=True):
             if isinstance(shape, tuple):

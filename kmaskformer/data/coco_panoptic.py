@@ -17,9 +17,11 @@ from kmaskformer.structures import VOID, DatasetInfo, Sample
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """One annotated image; `ids` are in increasing order, `labels` and `is_crowd` in the same."""
+    """One annotated image; `size` is height and width if the file states them, `ids` are in increasing order, `labels`
+    and `is_crowd` in the same."""
 
     image: Path
+    size: tuple[int, int] | None
     labels_png: Path
     image_id: str
     ids: np.ndarray
@@ -63,8 +65,9 @@ class CocoPanoptic:
         coco_json.require_fields(self._path, "annotations", rows, ("image_id", "file_name", "segments_info"))
         coco_json.refuse_repeated(self._path, "image id", [row["image_id"] for row in rows])
         file_names = self._file_names(content.get("images", []))
+        sizes = _sizes(content.get("images", []))
         rows = rows[:limit] if limit else rows
-        self._entries = [self._entry(row, Path(root), str(images), str(labels), file_names) for row in rows]
+        self._entries = [self._entry(row, Path(root), str(images), str(labels), file_names, sizes) for row in rows]
         if not self._entries:
             raise ValueError(f"{self._path}: the dataset is empty, `annotations` holds no image.")
         coco_json.require_files(self._path, "image", [entry.image for entry in self._entries])
@@ -93,7 +96,13 @@ class CocoPanoptic:
         coco_json.refuse_repeated(self._path, "image id in `images`", [row["id"] for row in rows])
         return {row["id"]: row["file_name"] for row in rows}
 
-    def _entry(self, row: dict, root: Path, images: str, labels: str, file_names: dict[Any, str]) -> _Entry:
+    def image_size(self, index: int) -> tuple[int, int] | None:
+        """Height and width of an image, if the file states them."""
+        return self._entries[index].size
+
+    def _entry(
+        self, row: dict, root: Path, images: str, labels: str, file_names: dict[Any, str], sizes: dict[Any, tuple]
+    ) -> _Entry:
         image_id = row["image_id"]
         kind = f"segments of image {image_id}"
         coco_json.require_fields(self._path, kind, row["segments_info"], ("id", "category_id"))
@@ -103,6 +112,7 @@ class CocoPanoptic:
         )
         return _Entry(
             image=root / self._image_name(image_id, images, file_names),
+            size=sizes.get(image_id),
             labels_png=root / labels / row["file_name"],
             image_id=str(image_id),
             ids=np.asarray([segment["id"] for segment in segments], np.int32),
@@ -153,6 +163,12 @@ def _load_json(path: Path) -> dict[str, Any]:
             "Instance files (`instances_*.json`) are another format."
         )
     return content
+
+
+def _sizes(rows: list[dict[str, Any]]) -> dict[Any, tuple[int, int]]:
+    """Height and width of the images that have them in the file."""
+    stated = {row["id"]: (row.get("height"), row.get("width")) for row in rows}
+    return {image_id: size for image_id, size in stated.items() if all(isinstance(side, int) for side in size)}
 
 
 def _info(content: dict[str, Any], path: Path) -> DatasetInfo:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from kmaskformer.data import targets
+from kmaskformer.data.aspect_ratio import grouped_counters, is_tall
 from kmaskformer.data.cache import DiskCache, MemoryCache
 from kmaskformer.data.python_calls import call_here, call_offered, offer
 from kmaskformer.data.service import Service, run_remotely, service_counters
@@ -83,6 +84,7 @@ def training_dataset(
     on_error: str = "raise",
     shard: tuple[int, int] = (0, 1),
     service: Service | None = None,
+    aspect_ratio_grouping: bool = False,
 ) -> tf.data.Dataset:
     """Batches to learn from.
 
@@ -111,6 +113,8 @@ def training_dataset(
             fixed `image_size`: without, parts are padded to their own largest image. Use it in
             `strategy.distribute_datasets_from_function`.
         service: Where samples are read and augmented, if not here. They are the same, but come in another order.
+        aspect_ratio_grouping: Whether batches are of wide or of tall images, as far as possible; see `aspect_ratio`.
+            The reader must know the sizes, as those of COCO's files do.
 
     Returns:
         A dataset of `(ModelInputs, Targets)` with the attributes `dataset_info`, `steps_per_epoch` and, with
@@ -118,25 +122,34 @@ def training_dataset(
 
     Raises:
         ValueError: If the reader is empty, the batch size is not positive or not a multiple of the number of shards,
-            or options exclude one another.
+            options exclude one another, or the reader does not know the sizes that grouping needs.
     """
     _check(reader, batch_size)
     _check_options(batch_size, image_size, batch_shapes, repeat, shard, on_error, service)
+    if aspect_ratio_grouping and (service or not repeat or not shuffle):
+        raise ValueError("`aspect_ratio_grouping` needs `repeat`, `shuffle`, and batches made here: no `service`.")
     parallel = workers or tf.data.AUTOTUNE
     # Over the cache: what is kept is each sample itself, never the one that takes its place.
     source = cached(reader, cache)
     source = SkippingReader(source) if on_error == "skip" else source
     load = _loader(source, has_overlaps(reader), service)
 
+    def index_of(counter: tf.Tensor) -> tf.Tensor:
+        return shuffled_index(counter, len(reader), seed) if shuffle else counter % len(reader)
+
     def prepare(counter: tf.Tensor) -> tuple[ModelInputs, Targets]:
-        index = shuffled_index(counter, len(reader), seed) if shuffle else counter % len(reader)
-        sample = apply_transforms(load(index), transforms, _element_seed(seed, counter))
+        sample = apply_transforms(load(index_of(counter)), transforms, _element_seed(seed, counter))
         inputs, truth = targets.training_element(sample, min_area=min_area, max_segments=max_segments)
         return _require_fit(inputs, image_size), truth
 
     start = first_batch * (batch_size // shard[1])
-    counters = service_counters(len(reader), start, repeat) if service else _counters(len(reader), start, seed, repeat)
-    if shard[1] > 1:
+    if aspect_ratio_grouping:
+        counters = grouped_counters(is_tall(reader), index_of, batch_size, seed, first_batch, shard)
+    elif service:
+        counters = service_counters(len(reader), start, repeat)
+    else:
+        counters = _counters(len(reader), start, seed, repeat)
+    if shard[1] > 1 and not aspect_ratio_grouping:
         counters = counters.map(lambda number: _sharded(number, batch_size, shard))
     elements = counters.map(prepare, num_parallel_calls=parallel, deterministic=True)
     elements = run_remotely(elements, service) if service else elements

@@ -31,6 +31,10 @@ class WrappedReader:
         """The files of a sample, if the reader tells."""
         return files_of(self._reader, self.inner_index(index))
 
+    def image_size(self, index: int) -> tuple[int, int] | None:
+        """Height and width of a sample's image, if the reader knows them without reading it."""
+        return image_size_of(self._reader, self.inner_index(index))
+
 
 def options_of(reader: Any, index: int) -> tuple:
     """What a sample depends on besides its files and label space.
@@ -56,6 +60,11 @@ def _is_option(value: Any) -> bool:
 def has_overlaps(reader: Any) -> bool:
     """Whether the segments of a reader's samples may overlap, so that the samples have `membership`."""
     return getattr(reader, "has_overlaps", False)
+
+
+def image_size_of(reader: Any, index: int) -> tuple[int, int] | None:
+    """Height and width of a sample's image, or None where the reader does not know them without reading it."""
+    return reader.image_size(index) if hasattr(reader, "image_size") else None
 
 
 def files_of(reader: Any, index: int) -> tuple[Path, ...]:

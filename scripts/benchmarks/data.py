@@ -170,7 +170,10 @@ def write_panoptic_labels(folder: Path, files: list[Path], pictures: list[np.nda
         segments = [{"id": int(i), "category_id": int(i) // 1000, "iscrowd": 0} for i in np.unique(ids)]
         annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
     categories = [{"id": i, "name": f"class {i}", "isthing": i % 2} for i in range(1, 134)]
-    images = [{"id": number, "file_name": path.name} for number, path in enumerate(files)]
+    images = [
+        {"id": number, "file_name": path.name, "height": picture.shape[0], "width": picture.shape[1]}
+        for number, (path, picture) in enumerate(zip(files, pictures, strict=True))
+    ]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "panoptic.json").write_text(json.dumps(content))
 

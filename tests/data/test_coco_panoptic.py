@@ -183,3 +183,11 @@ def test_a_missing_field_is_named(tmp_path, content):
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"panoptic\.json: all .* must have .* Received: number 0 without"):
         CocoPanoptic("images", "maps", "panoptic.json", root=tmp_path)
+
+
+def test_the_size_of_an_image_where_the_file_states_it(folder):
+    assert folder.read().image_size(0) == (2, 3)
+    folder.content["images"][0]["width"] = None
+    assert folder.read().image_size(0) is None
+    del folder.content["images"][0]["width"]
+    assert folder.read().image_size(0) is None
