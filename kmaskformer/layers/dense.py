@@ -21,6 +21,8 @@ class Dense(keras.layers.Dense):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """`(..., channels)` to `(..., units)`."""
+        if len(inputs.shape) == 2:
+            return super().call(inputs, training=training)
         rows = super().call(ops.reshape(inputs, (-1, inputs.shape[-1])), training=training)
         return ops.reshape(rows, (*ops.shape(inputs)[:-1], self.units))
 

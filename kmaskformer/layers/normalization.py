@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from kmaskformer.ops.lean import lean_layer_norm
+
 EPSILON = 1e-5
 NORM_KINDS = ("frozen", "batch", "group", "layer")
 
@@ -81,6 +83,19 @@ class GroupNormalization(keras.layers.GroupNormalization):
         return ops.reshape(x, (batch, height, width, self.groups, channels // self.groups))
 
 
+@keras.saving.register_keras_serializable(package="kmaskformer")
+class LayerNormalization(keras.layers.LayerNormalization):
+    """Keras' layer, of which TensorFlow keeps the input alone for the backward pass."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Normalises the last axis; the shape does not change."""
+        if not training or keras.backend.backend() != "tensorflow":
+            return super().call(inputs)
+        # Values, as a function with a gradient of its own must not read variables.
+        scale, offset = (ops.copy(ops.cast(weight, "float32")) for weight in (self.gamma, self.beta))
+        return ops.cast(lean_layer_norm(inputs, scale, offset, self.epsilon), self.compute_dtype)
+
+
 def _map_mean(x: Any) -> Any:
     """Mean over height, width and channels of `(batch, height, width, groups, channels)`, axes kept."""
     for axis in (2, 1, 4):
@@ -108,5 +123,5 @@ def make_norm(kind: str, name: str, **options: Any) -> keras.layers.Layer:
     if kind == "group":
         return GroupNormalization(**{"groups": 32, **options})
     if kind == "layer":
-        return keras.layers.LayerNormalization(**options)
+        return LayerNormalization(**options)
     raise ValueError(f"`kind` of a normalisation must be one of {NORM_KINDS}. Received: kind={kind!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
@@ -12,6 +11,7 @@ from kmaskformer.layers.dense import linear
 from kmaskformer.layers.drop_path import DropPath
 from kmaskformer.layers.normalization import make_norm
 from kmaskformer.layers.window_attention import WindowAttention, join_windows, split_windows
+from kmaskformer.ops.lean import gelu, lean_gelu
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
@@ -124,7 +124,7 @@ class SwinMLP(keras.layers.Layer):
     def __init__(self, dim: int, hidden_dim: int, drop_rate: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dim, self.hidden_dim, self.drop_rate = dim, hidden_dim, drop_rate
-        self.fc1 = linear(hidden_dim, dim, "fc1", self.dtype_policy, activation=gelu)
+        self.fc1 = linear(hidden_dim, dim, "fc1", self.dtype_policy)
         self.fc2 = linear(dim, hidden_dim, "fc2", self.dtype_policy)
         self.drop = keras.layers.Dropout(drop_rate, name="drop", dtype=self.dtype_policy)
 
@@ -132,9 +132,12 @@ class SwinMLP(keras.layers.Layer):
         self.fc1.build(input_shape)
         self.fc2.build((*input_shape[:-1], self.hidden_dim))
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """`(..., dim)` to the same shape."""
-        return self.drop(self.fc2(self.drop(self.fc1(inputs))))
+        # The rows of a matrix: nothing stands between product, bias and activation, so that TensorFlow joins them.
+        rows = self.fc1(ops.reshape(inputs, (-1, self.dim)))
+        rows = lean_gelu(rows) if training and keras.backend.backend() == "tensorflow" else gelu(rows)
+        return ops.reshape(self.drop(self.fc2(self.drop(rows))), ops.shape(inputs))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
@@ -146,11 +149,6 @@ class SwinMLP(keras.layers.Layer):
 
 def _scaled(x: Any, factor: Any) -> Any:
     return x if factor is None else x * factor
-
-
-def gelu(x: Any) -> Any:
-    """Exact GELU. Keras' own emits `Erfc`, which ONNX runtimes reject."""
-    return 0.5 * x * (1.0 + ops.erf(x * (1.0 / math.sqrt(2.0))))
 
 
 def pad_to_multiple(x: Any, multiple: int) -> Any:

@@ -24,7 +24,7 @@ from kmaskformer.layers.convolution import Convolution
 from kmaskformer.layers.dense import Dense
 from kmaskformer.layers.drop_path import DropPath
 from kmaskformer.layers.mlp import MLP
-from kmaskformer.layers.normalization import FrozenBatchNormalization, GroupNormalization
+from kmaskformer.layers.normalization import FrozenBatchNormalization, GroupNormalization, LayerNormalization
 from kmaskformer.layers.position_embedding import SinePositionEmbedding
 from kmaskformer.layers.swin_block import SwinBlock, SwinMLP
 from kmaskformer.layers.transformer import (
@@ -92,6 +92,7 @@ TABLE = (
     Row(Convolution, {"filters": 32, "kernel_size": 3, "strides": 2, "norm": "group", "activation": "relu"}),
     Row(FrozenBatchNormalization, {}),
     Row(GroupNormalization, {"groups": 4}),
+    Row(LayerNormalization, {"epsilon": 1e-5}),
     Row(DropPath, {"rate": 0.3}),
     Row(WindowAttention, BLOCK, ((6, 16, 16),), fixed_length=True),
     Row(SwinMLP, {"dim": 16, "hidden_dim": 20}),

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from kmaskformer.layers.swin_block import SwinBlock, gelu, pad_to_multiple
+from kmaskformer.layers.swin_block import SwinBlock, pad_to_multiple
 from kmaskformer.layers.window_attention import (
     WindowAttention,
     join_windows,
@@ -10,6 +10,7 @@ from kmaskformer.layers.window_attention import (
     shifted_window_mask,
     split_windows,
 )
+from kmaskformer.ops.lean import gelu
 
 
 def test_windows_are_squares_counted_row_by_row():
