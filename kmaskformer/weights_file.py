@@ -37,7 +37,7 @@ class _Store(saving_lib.H5IOStore):
     """Writes float32 weights from where they lie in memory."""
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if keras.backend.backend() != "tensorflow" or str(value.dtype) != "float32":
+        if keras.backend.backend() != "tensorflow" or str(getattr(value, "dtype", "")) != "float32":
             super().__setitem__(key, value)
             return
         if not self._h5_entry_initialized:
