@@ -126,7 +126,7 @@ def load_weights_by_name(
     Raises:
         TypeError: If `arrays` is not a mapping.
         ValueError: If a weight has no array, an array no weight, a shape differs or two names mean the same; nothing
-            is set then. If an array holds NaN or infinity; what came before it is set.
+            is set then. If an array holds NaN or infinity; the others are set then.
     """
     if not isinstance(arrays, Mapping):
         raise TypeError(f"`arrays` must map names to arrays. Received: {type(arrays).__name__}")
@@ -139,8 +139,7 @@ def load_weights_by_name(
     report = plan.finish()
     # Copying into new memory is what takes the time, and NumPy lets other threads copy meanwhile.
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(functools.partial(_assign, plan.arrays), *zip(*plan.assignments, strict=True)):
-            pass
+        list(pool.map(lambda assignment: _assign(plan.arrays, *assignment), plan.assignments))
     return report
 
 

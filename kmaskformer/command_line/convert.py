@@ -17,7 +17,7 @@ from kmaskformer.command_line.command import make_parser, one_line_errors
 from kmaskformer.command_line.weights import FOREIGN_SUFFIXES
 from kmaskformer.config import load_config
 from kmaskformer.presets import from_preset, save_to_preset
-from kmaskformer.weights_file import save_weights
+from kmaskformer.training.saving import write_model
 from kmaskformer.whole_files import written_whole
 
 DESCRIPTION = """\
@@ -88,9 +88,6 @@ def _save(model: Any, destination: Path, huggingface: bool) -> None:
         export_to_huggingface(model, destination)
     elif destination.name.endswith(KERAS_SUFFIXES):
         with written_whole(destination) as path:
-            if path.suffix == ".keras":
-                model.save(path)
-            else:
-                save_weights(model, path)
+            write_model(model, path)
     else:
         save_to_preset(model, destination)

@@ -126,8 +126,7 @@ def training_dataset(
     """
     _check(reader, batch_size)
     _check_options(batch_size, image_size, batch_shapes, repeat, shard, on_error, service)
-    if aspect_ratio_grouping and (service or not repeat or not shuffle):
-        raise ValueError("`aspect_ratio_grouping` needs `repeat`, `shuffle`, and batches made here: no `service`.")
+    _check_grouping(aspect_ratio_grouping, repeat, shuffle, service)
     parallel = workers or tf.data.AUTOTUNE
     # Over the cache: what is kept is each sample itself, never the one that takes its place.
     source = cached(reader, cache)
@@ -149,8 +148,8 @@ def training_dataset(
         counters = service_counters(len(reader), start, repeat)
     else:
         counters = _counters(len(reader), start, seed, repeat)
-    if shard[1] > 1 and not aspect_ratio_grouping:
-        counters = counters.map(lambda number: _sharded(number, batch_size, shard))
+        if shard[1] > 1:
+            counters = counters.map(lambda number: _sharded(number, batch_size, shard))
     elements = counters.map(prepare, num_parallel_calls=parallel, deterministic=True)
     elements = run_remotely(elements, service) if service else elements
     dataset = _batch(elements, batch_size // shard[1], image_size, max_segments, drop_remainder=repeat)
@@ -247,6 +246,11 @@ def _check_options(
             "`shard` must be (index, count), index below count, `batch_size` a multiple of count, and `repeat` true. "
             f"Received: shard={shard}, batch_size={batch_size}, repeat={repeat}."
         )
+
+
+def _check_grouping(grouping: bool, repeat: bool, shuffle: bool, service: Service | None) -> None:
+    if grouping and (service or not repeat or not shuffle):
+        raise ValueError("`aspect_ratio_grouping` needs `repeat`, `shuffle`, and batches made here: no `service`.")
 
 
 def offer_reader(reader: Reader, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kmaskformer.ops.lean import lean_layer_norm
+from kmaskformer.ops.lean import lean_functions_help, lean_layer_norm
 
 EPSILON = 1e-5
 NORM_KINDS = ("frozen", "batch", "group", "layer")
@@ -89,7 +89,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Normalises the last axis; the shape does not change."""
-        if not training or keras.backend.backend() != "tensorflow":
+        if not (training and lean_functions_help()):
             return super().call(inputs)
         # Values, as a function with a gradient of its own must not read variables.
         scale, offset = (ops.copy(ops.cast(weight, "float32")) for weight in (self.gamma, self.beta))

@@ -11,7 +11,7 @@ from kmaskformer.layers.dense import linear
 from kmaskformer.layers.drop_path import DropPath
 from kmaskformer.layers.normalization import make_norm
 from kmaskformer.layers.window_attention import WindowAttention, join_windows, split_windows
-from kmaskformer.ops.lean import gelu, lean_gelu
+from kmaskformer.ops.lean import gelu, lean_functions_help, lean_gelu
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
@@ -136,7 +136,7 @@ class SwinMLP(keras.layers.Layer):
         """`(..., dim)` to the same shape."""
         # The rows of a matrix: nothing stands between product, bias and activation, so that TensorFlow joins them.
         rows = self.fc1(ops.reshape(inputs, (-1, self.dim)))
-        rows = lean_gelu(rows) if training and keras.backend.backend() == "tensorflow" else gelu(rows)
+        rows = lean_gelu(rows) if training and lean_functions_help() else gelu(rows)
         return ops.reshape(self.drop(self.fc2(self.drop(rows))), ops.shape(inputs))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

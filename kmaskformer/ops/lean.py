@@ -8,7 +8,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 from keras import ops
+
+
+def lean_functions_help() -> bool:
+    """Whether the backend keeps more than it must without them."""
+    return keras.backend.backend() == "tensorflow"
 
 
 def gelu(x: Any) -> Any:

@@ -32,11 +32,16 @@ def save_model(model: keras.Model, path: str | Path) -> None:
         raise ValueError(f"`path` must end in .weights.h5 or .keras. Received: path={path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_to_disk(path) as aside:
-        if path.name.endswith(".keras"):
-            model.save(aside)
-        else:
-            with without_optimizer(model):
-                save_weights(model, aside)
+        write_model(model, aside)
+
+
+def write_model(model: keras.Model, path: Path) -> None:
+    """Writes the file in place, `*.weights.h5` or `*.keras`; `save_model` without its care for an older one."""
+    if path.name.endswith(".keras"):
+        model.save(path)
+        return
+    with without_optimizer(model):
+        save_weights(model, path)
 
 
 @contextlib.contextmanager

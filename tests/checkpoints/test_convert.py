@@ -229,7 +229,7 @@ def test_a_conversion_that_fails_leaves_the_destination(script, source, tmp_path
         path.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(keras.Model, "save_weights", save_half)
+    monkeypatch.setattr("kmaskformer.training.saving.save_weights", save_half)
     with pytest.raises(SystemExit, match="No space left"):
         script.main([str(source[1]), str(destination)])
     assert destination.read_bytes() == b"earlier"
