@@ -12,11 +12,11 @@ from typing import Any
 import keras
 
 from kmaskformer import config as configs
-from kmaskformer.backbones import adapters  # noqa: F401 (a model file may hold an adapted backbone)
 from kmaskformer.backbones.coordinates import CoordinateBackbone
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SWIN_BASE, SWIN_LARGE, SWIN_SMALL, SWIN_TINY, SwinTransformer
 from kmaskformer.checkpoints.backbone_names import load_backbone_weights
+from kmaskformer.checkpoints.model_files import load_weights
 from kmaskformer.evaluation.evaluator import PanopticEvaluator, SemanticEvaluator
 from kmaskformer.evaluation.instance_evaluator import InstanceEvaluator
 from kmaskformer.evaluation.semantic_evaluators import (
@@ -105,24 +105,6 @@ def build_model(config: configs.ModelConfig, dataset_info: DatasetInfo | None = 
     elif config.backbone.weights:
         _load_backbone_weights(model, config.backbone.weights)
     return model
-
-
-def load_weights(model: keras.Model, path: str | Path) -> None:
-    """Set a model's weights from a `.weights.h5` or `.keras` file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file has another format or does not fit the model.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights file")
-    if not path.name.endswith((".weights.h5", ".keras")):
-        raise ValueError(f"{path}: weights must be a .weights.h5 or .keras file")
-    try:
-        model.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(f"{path}: these weights do not fit the configured model: {error}") from error
 
 
 def _load_backbone_weights(model: SegmentationModel, file: str) -> None:

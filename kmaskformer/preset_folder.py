@@ -14,24 +14,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import keras
 
-from kmaskformer.build import load_weights
 from kmaskformer.checkpoints.loading import zero_initializers
+from kmaskformer.checkpoints.model_files import load_weights
 from kmaskformer.checkpoints.preset_config import CONFIG, is_preset
 from kmaskformer.downloads import DigestError, file_digests
 from kmaskformer.json_files import read_json_object, read_json_object_or_empty
 from kmaskformer.model_card import model_card
 from kmaskformer.models.segmentation_model import SegmentationModel
 from kmaskformer.structures import DatasetInfo
-from kmaskformer.training.saving import without_optimizer
 from kmaskformer.version import __version__
 from kmaskformer.weights_file import save_weights
+from kmaskformer.whole_files import files_written_whole
 
 WEIGHTS, METADATA, CARD = "model.weights.h5", "metadata.json", "README.md"
 LABELS, PREPROCESSING = "dataset_info.json", "preprocessing.json"
@@ -58,7 +56,7 @@ class PresetInfo:
     score: str = ""
     shortest_edge: int | None = None
     longest_edge: int | None = None
-    object_mask_threshold: float | None = None
+    object_mask_threshold: float | int | None = None
     before_inference: bool | None = None
 
     @property
@@ -88,15 +86,11 @@ def write_preset(model: SegmentationModel, folder: Path, info: PresetInfo, overw
         raise TypeError(f"`model` must be a built segmentation model of kmaskformer. Received: {model!r}")
     _check_target(folder, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
-    # Inside the folder, which may be a file system of its own, so that moving is renaming.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
-        _write_files(model, Path(aside), folder.absolute().name, info)
+    # The labels of an older preset may be of other classes.
+    with files_written_whole(folder, optional=[LABELS]) as aside:
+        _write_files(model, aside, folder.absolute().name, info)
         if (folder / CARD).exists() and not overwrite:
-            (Path(aside) / CARD).unlink()
-        if not (Path(aside) / LABELS).exists():
-            (folder / LABELS).unlink(missing_ok=True)  # an older preset's, of other classes perhaps
-        for path in sorted(Path(aside).iterdir()):
-            os.replace(path, folder / path.name)
+            (aside / CARD).unlink()
 
 
 def read_preset(folder: Path) -> tuple[SegmentationModel, PresetInfo]:
@@ -115,9 +109,16 @@ def read_preset(folder: Path) -> tuple[SegmentationModel, PresetInfo]:
     with zero_initializers():  # every weight is read from the file
         model = _read_model(folder, preprocessing)
     load_weights(model, folder / WEIGHTS)
-    values = {**metadata, **preprocessing}
-    fields = [field.name for field in dataclasses.fields(PresetInfo)]
-    return model, PresetInfo(**{name: values[name] for name in fields if values.get(name) is not None})
+    return model, _read_info(folder, {**metadata, **preprocessing})
+
+
+def _read_info(folder: Path, values: dict[str, Any]) -> PresetInfo:
+    hints = {name: hint for name, hint in get_type_hints(PresetInfo).items() if values.get(name) is not None}
+    for name, hint in hints.items():
+        if not isinstance(values[name], hint):
+            file = folder / (PREPROCESSING if name in _SIZE_FIELDS else METADATA)
+            raise ValueError(f"{file}: `{name}` must be of type {hint}. Found: {values[name]!r}. Copy or save it anew.")
+    return PresetInfo(**{name: values[name] for name in hints})
 
 
 def _check_target(folder: Path, overwrite: bool) -> None:
@@ -129,7 +130,7 @@ def _check_target(folder: Path, overwrite: bool) -> None:
     if others:
         raise FileExistsError(
             f"{folder}: the folder is not empty and not a preset. Found: {', '.join(others[:5])}. Choose another "
-            "folder, or give `overwrite=True` to write beside these files."
+            "folder; save_to_preset(..., overwrite=True) writes beside these files."
         )
 
 
@@ -139,8 +140,7 @@ def _write_files(model: SegmentationModel, folder: Path, name: str, info: Preset
     labels = DatasetInfo.from_dict(config.pop("dataset_info")) if config["dataset_info"] else None
     preprocessing = {field: config.pop(field) for field in _INPUT_FIELDS}
     preprocessing |= {field: getattr(info, field) for field in _SIZE_FIELDS}
-    with without_optimizer(model):
-        save_weights(model, folder / WEIGHTS)
+    save_weights(model, folder / WEIGHTS)
     metadata = {field: value for field, value in dataclasses.asdict(info).items() if field not in _SIZE_FIELDS}
     metadata |= {"kmaskformer": __version__, "keras": keras.__version__}
     metadata["weights_sha256"] = file_digests(folder / WEIGHTS, "sha256")[0]
@@ -161,14 +161,14 @@ def _read_model(folder: Path, preprocessing: dict[str, Any]) -> SegmentationMode
         model = keras.saving.deserialize_keras_object(serialized)
         if not isinstance(model, SegmentationModel):
             raise TypeError(f"it describes a {type(model).__name__}, not a segmentation model")
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, ImportError) as error:
         raise ValueError(
             f"{folder / CONFIG}: no model can be made of it ({error}). Was it saved by another version of "
             f"kmaskformer? This is {__version__}; {METADATA} names the other."
         ) from error
     try:
         model.dataset_info = labels
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise ValueError(
             f"{folder / LABELS}: {error}. Correct the file, or delete it to number the classes."
         ) from error
@@ -176,8 +176,8 @@ def _read_model(folder: Path, preprocessing: dict[str, Any]) -> SegmentationMode
     return model
 
 
-def _check_digest(path: Path, expected: str) -> None:
-    found = file_digests(path, "sha256")[0] if expected else ""
+def _check_digest(path: Path, expected: Any) -> None:
+    found = file_digests(path, "sha256")[0] if expected else expected
     if found != expected:
         raise DigestError(
             f"{path}: not the weights that were saved with this preset (cut off, or copied from elsewhere). Expected "

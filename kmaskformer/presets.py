@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from kmaskformer.build import build_model
-from kmaskformer.checkpoints.convert import load_checkpoint
+from kmaskformer.checkpoints.convert import check_num_classes, load_checkpoint
 from kmaskformer.checkpoints.huggingface import load_huggingface_folder, read_preprocessor
 from kmaskformer.checkpoints.loading import named_weights
 from kmaskformer.checkpoints.preset_config import CONFIG, is_preset
@@ -57,7 +57,8 @@ def from_preset(
 
     Returns:
         The built model. Its `dataset_info` names the classes, or numbers them where names are unknown; its
-        `preset_info` holds source, licence and the image size of its evaluation.
+        `preset_info` holds source, licence and the image size of its evaluation. Presets and `.keras` files keep the
+        precision that they were saved with; other sources take Keras' global dtype policy.
 
     Raises:
         ValueError: If there is no such preset, or a file is not what it should be.
@@ -220,8 +221,7 @@ def _release_info(release: Release, source: str) -> PresetInfo:
 
 
 def _wanted_classes(num_classes: int | None, dataset_info: DatasetInfo | None) -> int | None:
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"`num_classes` must be a positive integer, or None. Received: num_classes={num_classes}")
+    check_num_classes(num_classes)
     if dataset_info is None:
         return num_classes
     if num_classes not in (None, dataset_info.num_classes):

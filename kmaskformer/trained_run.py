@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from kmaskformer import build, build_data
+from kmaskformer.checkpoints.model_files import read_model
 from kmaskformer.config import Config, load_config
 from kmaskformer.inference.augmented import Augmentation
 from kmaskformer.segmenter import Segmenter
@@ -37,10 +38,7 @@ def load_model(weights: str | Path, config: Config | None = None, dataset_info: 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file. A finished run has {MODEL_FILE} in its folder.")
     if path.suffix == ".keras":
-        try:
-            model = keras.saving.load_model(path, compile=False)
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: not a model that this package can read: {error}") from error
+        model = read_model(path)
         if config is not None:
             _check_kind(path, model, config)
     else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +16,39 @@ from keras.src.saving import saving_lib
 
 
 def save_weights(model: keras.Model, path: str | Path) -> None:
-    """Writes the file that `model.save_weights(path)` writes, in two thirds of the time.
+    """Writes what `model.save_weights(path)` writes for a model without an optimizer, in two thirds of the time.
+
+    Into the file of a compiled model Keras would put the optimizer's state, twice the weights.
 
     Args:
-        model: A built model. A compiled one's optimizer is written too, as Keras does.
+        model: A built model.
         path: File to write, `*.weights.h5`; an older one is overwritten.
 
     Raises:
         ValueError: If the model is not built, or `path` has another ending.
+        OSError: If the disk has no room for the file; nothing is written then.
     """
     if not model.built:
         raise ValueError("The model has no weights yet: call it on an image, or build it, first.")
     if not str(path).endswith(".weights.h5"):
         raise ValueError(f"`path` must end in .weights.h5. Received: path={path}")
+    _check_space(model, Path(path))
     store = _Store(path, mode="w")
+    # Keras passes over what it has visited, and for the optimizer it is told so.
+    visited = {id(getattr(model, "optimizer", None))}
     try:
-        saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set())
+        saving_lib._save_state(model, weights_store=store, assets_store=None, inner_path="", visited_saveables=visited)
     finally:
         store.close()
+
+
+def _check_space(model: keras.Model, path: Path) -> None:
+    # A full disk in the middle of writing ends the process inside HDF5, without a word.
+    sizes = (math.prod(weight.shape) * np.dtype(weight.dtype).itemsize for weight in model.weights)
+    needed, free = sum(sizes), shutil.disk_usage(path.absolute().parent).free
+    if needed > free:
+        message = f"the weights take {needed} bytes, and the disk has {free} left"
+        raise OSError(errno.ENOSPC, message, str(path))
 
 
 class _Store(saving_lib.H5IOStore):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -30,6 +31,24 @@ def written_to_disk(path: str | os.PathLike) -> Iterator[Path]:
         yield partial
         sync(partial)
     sync(Path(path).parent)
+
+
+@contextlib.contextmanager
+def files_written_whole(folder: Path, optional: Sequence[str] = ()) -> Iterator[Path]:
+    """A folder to write files to, which are moved into `folder` when all are written; others there stay.
+
+    Args:
+        folder: An existing folder; after an error or interruption it is as it was.
+        optional: Names of files of `folder` that are removed if none of the name was written.
+    """
+    # Inside the folder, which may be a file system of its own, so that moving is renaming.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as aside:
+        yield Path(aside)
+        written = sorted(path.name for path in Path(aside).iterdir())
+        for name in set(optional).difference(written):
+            (folder / name).unlink(missing_ok=True)
+        for name in written:
+            os.replace(Path(aside) / name, folder / name)
 
 
 def sync(path: Path) -> None:

@@ -207,7 +207,7 @@ class TestOurFolder:
 class TestSaving:
     def test_refuses_a_folder_of_other_things(self, model, tmp_path):
         (tmp_path / "notes.txt").write_text("mine")
-        with pytest.raises(FileExistsError, match=r"not empty and not a preset. Found: notes.txt.*`overwrite=True`"):
+        with pytest.raises(FileExistsError, match=r"not empty and not a preset. Found: notes.txt.*overwrite=True"):
             kmf.save_to_preset(model, tmp_path)
         kmf.save_to_preset(model, tmp_path, overwrite=True)
         assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -304,6 +304,12 @@ class TestDamagedFolder:
                 '{"registered_name": "kmaskformer>X"}',
                 r"config.json: no model can be made of it .*config",
             ),
+            ("config.json", '{"registered_name": "kmaskformer>X", "config": 3}', r"config.json: no model can be made"),
+            ("metadata.json", '{"license": 3}', r"metadata.json: `license` must be of type .*str.*Found: 3"),
+            ("metadata.json", '{"object_mask_threshold": "x"}', r"metadata.json: `object_mask_threshold` must be of"),
+            ("preprocessing.json", '{"shortest_edge": "x"}', r"preprocessing.json: `shortest_edge` must be of type"),
+            ("preprocessing.json", '{"pixel_mean": "x"}', r"config.json: no model can be made of it"),
+            ("dataset_info.json", '{"name": "", "class_names": 3}', r"dataset_info.json: .*Correct the file"),
             ("metadata.json", "3", r"metadata.json: must hold a JSON object. Found: int"),
             ("preprocessing.json", '{"size_divisibility": -3}', r"config.json: no model can be made of it .*-3.*meta"),
             ("dataset_info.json", '{"name": "", "class_names": ["a"]}', r"info.json: `dataset_info` must describe"),

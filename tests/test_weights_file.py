@@ -1,5 +1,7 @@
 """Our writer of `.weights.h5` against Keras' own."""
 
+import shutil
+
 import h5py
 import keras
 import numpy as np
@@ -34,11 +36,27 @@ def small_model(dtype="float32", compiled=False):
 def test_the_same_file_as_keras_writes(tmp_path, dtype, compiled):
     model = small_model(dtype, compiled)
     save_weights(model, tmp_path / "ours.weights.h5")
+    if compiled:
+        assert model.optimizer.built
+        model.optimizer = None
     model.save_weights(tmp_path / "keras.weights.h5")
     ours = content(tmp_path / "ours.weights.h5")
     assert ours == content(tmp_path / "keras.weights.h5")
-    expected = len(model.weights) + (len(model.optimizer.variables) if compiled else 0)
-    assert sum(value is not None for value, _ in ours.values()) == expected
+    assert sum(value is not None for value, _ in ours.values()) == len(model.weights)
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    model = small_model()
+    needed = 4 * model.count_params()
+    for free in (needed - 1, needed):
+        usage = shutil.disk_usage(tmp_path)._replace(free=free)
+        monkeypatch.setattr("kmaskformer.weights_file.shutil.disk_usage", lambda path, usage=usage: usage)
+        if free < needed:
+            with pytest.raises(OSError, match=rf"the weights take {needed} bytes, and the disk has {free} left.*h5"):
+                save_weights(model, tmp_path / "a.weights.h5")
+            assert not list(tmp_path.iterdir())
+    save_weights(model, tmp_path / "a.weights.h5")
+    assert list(tmp_path.iterdir())
 
 
 def test_keras_reads_it(tmp_path):

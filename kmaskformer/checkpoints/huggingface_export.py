@@ -19,6 +19,7 @@ from kmaskformer.checkpoints.loading import named_weights
 from kmaskformer.checkpoints.safetensors_writer import LazyArray, write_safetensors
 from kmaskformer.layers.window_attention import relative_position_index
 from kmaskformer.models.maskformer import MaskFormer
+from kmaskformer.whole_files import files_written_whole
 
 WEIGHTS_FILE = "model.safetensors"
 NO_OBJECT_WEIGHT = 0.1
@@ -37,7 +38,8 @@ def export_to_huggingface(
 
     Args:
         model: A built `MaskFormer` with a ResNet or Swin backbone and the FPN pixel decoder.
-        folder: Where to write; created.
+        folder: Where to write; created. Files of these names there are replaced when all is written; a failure leaves
+            them as they were.
         shortest_edge: Length of an image's shorter side at test time, in pixels.
         longest_edge: Bound of the longer side.
 
@@ -45,17 +47,30 @@ def export_to_huggingface(
         The folder.
 
     Raises:
-        ValueError: If transformers has no such architecture; the message names the part. Nothing is written then.
+        ValueError: If transformers has no such architecture, and the message names the part; if a size is not a
+            positive integer, or the shorter side's is the larger. Nothing is written then.
+        FileExistsError: If `folder` is a file.
     """
     config = huggingface_config(model)
-    folder = Path(folder)
+    _check_sizes(shortest_edge, longest_edge)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / WEIGHTS_FILE, dict(sorted(_arrays(model))))
-    _write_json(folder / huggingface.CONFIG_FILE, config)
-    _write_json(folder / huggingface.PREPROCESSOR_FILE, _preprocessor(model, shortest_edge, longest_edge))
-    if model.dataset_info is not None:
-        _write_json(folder / huggingface.DATASET_FILE, model.dataset_info.to_dict())
+    with files_written_whole(folder, optional=[huggingface.DATASET_FILE]) as aside:
+        write_safetensors(aside / WEIGHTS_FILE, dict(sorted(_arrays(model))))
+        _write_json(aside / huggingface.CONFIG_FILE, config)
+        _write_json(aside / huggingface.PREPROCESSOR_FILE, _preprocessor(model, shortest_edge, longest_edge))
+        if model.dataset_info is not None:
+            _write_json(aside / huggingface.DATASET_FILE, model.dataset_info.to_dict())
     return folder
+
+
+def _check_sizes(shortest_edge: int, longest_edge: int) -> None:
+    are_integers = all(type(edge) is int for edge in (shortest_edge, longest_edge))
+    if not are_integers or not 0 < shortest_edge <= longest_edge:
+        raise ValueError(
+            "`shortest_edge` and `longest_edge` must be positive integers, the first not above the second. Received: "
+            f"shortest_edge={shortest_edge!r}, longest_edge={longest_edge!r}"
+        )
 
 
 def _preprocessor(model: MaskFormer, shortest_edge: int, longest_edge: int) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from kmaskformer.checkpoints.aligned import adopted, aligned_empty, aligned_zero
 
 _STRIP = 64
 """Columns that are transposed at a time."""
+_NOT_WEIGHTS = "OSUMmcbiu"
+"""Kinds of types that weights do not have: whole numbers are quantised ones, whose scales nobody would apply."""
 _THREADS = 2
 """As many weights are in memory twice at a time."""
 NOTHING = re.compile(r"(?!)")
@@ -146,7 +148,7 @@ def load_weights_by_name(
 def _assign(arrays: Mapping[str, np.ndarray], variable: Any, source: Source) -> None:
     pieces = _pieces(arrays, source, variable.path)
     value = _joined(pieces, tuple(variable.shape))
-    _check_finite(value, source)
+    check_finite(value, str(source))
     variable.assign(adopted(value))
     _forget_pages(pieces)
 
@@ -245,8 +247,8 @@ class _Plan:
             if name not in ignored:
                 self._problem("arrays have no weight", f"{name} {self.arrays[name].shape}")
         for name in sorted(self.used):
-            if self.arrays[name].dtype.kind in "OSUMmc":
-                self._problem("arrays hold no real numbers", f"{name} ({self.arrays[name].dtype})")
+            if self.arrays[name].dtype.kind in _NOT_WEIGHTS:
+                self._problem("arrays are not of floating point", f"{name} ({self.arrays[name].dtype})")
         self._check()
         return LoadReport(self.name_map.title, tuple(self.loaded), tuple(ignored), tuple(self.fresh))
 
@@ -254,7 +256,7 @@ class _Plan:
         self.problems.setdefault(kind, []).append(text)
 
     def _check(self) -> None:
-        kinds = ("weights have no array", "arrays have no weight", "shapes differ", "arrays hold no real numbers")
+        kinds = ("weights have no array", "arrays have no weight", "shapes differ", "arrays are not of floating point")
         texts = [
             f"{len(self.problems[kind])} {kind}: {', '.join(self.problems[kind][:5])}"
             for kind in kinds
@@ -320,12 +322,17 @@ def _differ_in_one_axis(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return len(shape) == len(other) and sum(a != b for a, b in zip(shape, other, strict=True)) == 1
 
 
-def _check_finite(value: np.ndarray, source: Source) -> None:
+def check_finite(value: np.ndarray, name: str) -> None:
+    """Refuses weights that are NaN or infinite.
+
+    Raises:
+        ValueError: If there is one in `value`; `name` is where it came from.
+    """
     # A sum is not finite if a value is not, and is taken faster than each is looked at; of large ones it can overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         total = value.sum()
     if not np.isfinite(total) and not np.isfinite(value).all():
-        raise ValueError(f"{source} holds NaN or infinity: the training that wrote it went wrong. Take another file.")
+        raise ValueError(f"{name} holds NaN or infinity: the training that wrote it went wrong. Take another file.")
 
 
 def _forget_pages(pieces: list[np.ndarray]) -> None:

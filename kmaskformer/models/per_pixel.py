@@ -52,7 +52,7 @@ class PerPixelBaseline(SegmentationModel):
         if self.built:
             return
         self.classifier.build(self._build_pixel_module()["pixel_embedding"])
-        self.built = True
+        self._finish_build()
 
     def call(self, images: Any, image_sizes: Any = None, training: bool | None = None) -> dict[str, Any]:
         """Classify the pixels of a batch of images.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 import keras
@@ -24,7 +26,8 @@ class ImagePreprocessing(keras.layers.Layer):
         size_divisibility: Multiple to pad to; 0 or 1 for none.
 
     Raises:
-        ValueError: If `size_divisibility` is negative.
+        ValueError: If `size_divisibility` is negative, `mean` or `std` has other than three numbers, or a standard
+            deviation is not positive.
     """
 
     def __init__(
@@ -37,8 +40,10 @@ class ImagePreprocessing(keras.layers.Layer):
         super().__init__(**kwargs)
         if size_divisibility < 0:
             raise ValueError(f"`size_divisibility` must not be negative. Received: {size_divisibility}")
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self.mean = _per_channel("mean", mean)
+        self.std = _per_channel("std", std)
+        if min(self.std) <= 0:
+            raise ValueError(f"`std` must be positive. Received: {self.std}")
         self.size_divisibility = size_divisibility
 
     def build(self, input_shape: tuple) -> None:
@@ -84,3 +89,10 @@ def inside(size: tuple[Any, Any], image_sizes: Any) -> Any:
     columns = ops.arange(size[1], dtype="int32")[None, None, :]
     image_sizes = ops.cast(image_sizes, "int32")
     return ops.logical_and(rows < image_sizes[:, 0, None, None], columns < image_sizes[:, 1, None, None])
+
+
+def _per_channel(name: str, values: Any) -> tuple[float, float, float]:
+    channels = tuple(values)
+    if len(channels) != 3 or not all(isinstance(value, Real) and math.isfinite(value) for value in channels):
+        raise ValueError(f"`{name}` must be three numbers, one of each RGB channel. Received: {values!r}")
+    return tuple(float(value) for value in channels)

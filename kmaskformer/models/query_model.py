@@ -62,7 +62,7 @@ class QueryModel(SegmentationModel):
         self.transformer_decoder.build(self._source(self._build_pixel_module()))
         for head in self._heads():
             head.build((None, None, self.transformer_decoder.hidden_dim))
-        self.built = True
+        self._finish_build()
 
     def call(self, images: Any, image_sizes: Any = None, training: bool | None = None) -> dict[str, Any]:
         """Predictions for a batch of images.

@@ -92,6 +92,15 @@ class SegmentationModel(keras.Model):
         self.pixel_decoder.build(features)
         return {**features, **self.pixel_decoder.compute_output_shape(features)}
 
+    def _finish_build(self) -> None:
+        """To be called when all weights exist."""
+        # Keras hands `trainable=False` on to what a layer has when it is set, which was nothing yet. Assigning it again
+        # would do nothing: TensorFlow passes over attributes that do not change.
+        for part in (getattr(self, name) for name in self.PARTS):
+            if not part.trainable:
+                keras.layers.Layer.trainable.fset(part, False)
+        self.built = True
+
     def features(self, images: Any, image_sizes: Any = None, training: bool | None = None) -> dict[str, Any]:
         """What backbone and pixel decoder compute of a batch of images.
 

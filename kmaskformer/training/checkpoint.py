@@ -6,12 +6,13 @@ under another name and renamed when all of it is on disk, so that a process kill
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from kmaskformer.training.callbacks import IntervalCallback
 from kmaskformer.training.nonfinite import nonfinite_terms
-from kmaskformer.training.saving import current_step, without_optimizer
+from kmaskformer.training.saving import current_step
 from kmaskformer.weights_file import save_weights
 from kmaskformer.whole_files import sync
 
@@ -191,7 +192,7 @@ def restore_checkpoint(model: keras.Model, path: str | os.PathLike) -> RunState:
         raise ValueError(f"{path}: damaged checkpoint, {problem}. Take another one, or start the run anew.")
     if not model.built or getattr(model, "optimizer", None) is None:
         raise ValueError(f"{path}: `model` must be built and compiled before its state is restored. Received: {model}")
-    with without_optimizer(model):
+    with _without_optimizer(model):
         model.load_weights(path / _WEIGHTS)
     with np.load(path / _STATE) as arrays:
         for kind, variables in _state_variables(model).items():
@@ -201,8 +202,7 @@ def restore_checkpoint(model: keras.Model, path: str | os.PathLike) -> RunState:
 
 
 def _write(model: keras.Model, folder: Path, state: RunState) -> None:
-    with without_optimizer(model):
-        save_weights(model, folder / _WEIGHTS)
+    save_weights(model, folder / _WEIGHTS)
     arrays = {
         f"{kind}/{index:05d}": keras.ops.convert_to_numpy(variable)
         for kind, variables in _state_variables(model).items()
@@ -214,6 +214,20 @@ def _write(model: keras.Model, folder: Path, state: RunState) -> None:
     for name in (*sizes, _MANIFEST):
         sync(folder / name)
     sync(folder)
+
+
+@contextlib.contextmanager
+def _without_optimizer(model: keras.Model) -> Iterator[None]:
+    """Takes the optimizer off `model` for a while: Keras looks for its state, which is not in weights files of ours."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        yield
+        return
+    model.optimizer = None
+    try:
+        yield
+    finally:
+        model.optimizer = optimizer
 
 
 def _state_variables(model: keras.Model) -> dict[str, list[Any]]:

@@ -1,9 +1,7 @@
-"""Saving a model in the middle of a training: whole files, without the optimizer where it does not belong."""
+"""Saving a model in the middle of a training: whole files."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -40,19 +38,4 @@ def write_model(model: keras.Model, path: Path) -> None:
     if path.name.endswith(".keras"):
         model.save(path)
         return
-    with without_optimizer(model):
-        save_weights(model, path)
-
-
-@contextlib.contextmanager
-def without_optimizer(model: keras.Model) -> Iterator[None]:
-    """Takes the optimizer off `model` for a while: Keras puts its state, twice the weights, into weights files."""
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        yield
-        return
-    model.optimizer = None
-    try:
-        yield
-    finally:
-        model.optimizer = optimizer
+    save_weights(model, path)

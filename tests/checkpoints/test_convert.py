@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -176,10 +177,25 @@ def test_files_of_our_own(tmp_path):
     assert len(report.loaded) == len(model.weights)
     again, _ = load_checkpoint(tmp_path / "a.weights.h5", lambda: built("resnet"))
     assert_same_weights(model, again)
-    with pytest.raises(ValueError, match=r"a .weights.h5 file does not tell its architecture; give the configuration"):
+    with pytest.raises(ValueError, match=r"does not tell its architecture. Convert it with the configuration"):
         load_checkpoint(tmp_path / "a.weights.h5")
     with pytest.raises(ValueError, match=r"a.keras: another number of classes is possible with published checkpoints"):
         load_checkpoint(tmp_path / "a.keras", num_classes=2)
+
+
+def test_what_a_file_does_not_tell_is_said(source, caplog):
+    with caplog.at_level(logging.WARNING):
+        load_checkpoint(source[1])
+        assert "does not tell the number of attention heads; taken to be 1, of 32 channels each" in caplog.text
+        caplog.clear()
+        load_checkpoint(source[1], lambda: built("resnet"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("num_classes", [0, -1, 2.0, "2", True])
+def test_what_is_no_number_of_classes(source, num_classes):
+    with pytest.raises(ValueError, match=r"`num_classes` must be a positive integer, or None. Received"):
+        load_checkpoint(source[1], num_classes=num_classes)
 
 
 def test_arrays_of_something_else(tmp_path):

@@ -201,6 +201,34 @@ def test_things_and_colors_survive_the_export(tmp_path):
     assert load_huggingface_folder(export_to_huggingface(model, tmp_path / "x")).dataset_info == info
 
 
+def test_export_over_an_older_export(tmp_path, monkeypatch):
+    """Labels of an older model do not stay; a failure changes nothing; `~` is the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config, _ = fixture("resnet_basic")
+    info = DatasetInfo("streets", ("sky", "road", "car"), thing_ids=(2,))
+    model = model_from_huggingface_config(config, dataset_info=info)
+    folder = export_to_huggingface(model, "~/x")
+    assert folder == tmp_path / "x"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "dataset_info.json" in before
+    model.dataset_info = None
+    monkeypatch.setattr("kmaskformer.checkpoints.huggingface_export._preprocessor", lambda *_: {"x": {1, 2}})
+    with pytest.raises(TypeError):
+        export_to_huggingface(model, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    monkeypatch.undo()
+    export_to_huggingface(model, folder)
+    assert {path.name for path in folder.iterdir()} == set(before) - {"dataset_info.json"}
+
+
+@pytest.mark.parametrize("edges", [("x", 9), (0, 9), (8.0, 9), (10, 9), (True, 9), (8, None)])
+def test_export_of_impossible_sizes(tmp_path, edges):
+    config, _ = fixture("resnet_basic")
+    with pytest.raises(ValueError, match=r"`shortest_edge` and `longest_edge` must be positive integers"):
+        export_to_huggingface(model_from_huggingface_config(config), tmp_path / "x", *edges)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_foreign_dataset_info_is_named(tmp_path):
     """The library `datasets` writes a file of the same name."""
     folder = write_folder(tmp_path / "hf", *fixture("resnet_basic"))

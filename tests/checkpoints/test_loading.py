@@ -113,8 +113,17 @@ def test_texts_are_no_weights(rng):
     backbone = make_backbone()
     state = state_of(backbone, rng)
     state["stem.conv1.norm.mean"] = np.array(["a"] * 4)
-    with pytest.raises(ValueError, match=r"1 arrays hold no real numbers: stem.conv1.norm.mean \(<U1\)"):
+    with pytest.raises(ValueError, match=r"1 arrays are not of floating point: stem.conv1.norm.mean \(<U1\)"):
         load_weights_by_name(backbone, state, IDENTITY)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "int64"])
+def test_whole_numbers_are_no_weights(rng, dtype):
+    """A quantised kernel without its scale is no kernel."""
+    state = state_of(make_backbone(), rng)
+    state["res3.0.conv1.kernel"] = state["res3.0.conv1.kernel"].astype(dtype)
+    with pytest.raises(ValueError, match=rf"1 arrays are not of floating point: res3.0.conv1.kernel \({dtype}\)"):
+        load_weights_by_name(make_backbone(), state, IDENTITY)
 
 
 def test_a_list_is_no_mapping():

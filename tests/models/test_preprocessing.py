@@ -66,6 +66,12 @@ def test_inside():
     np.testing.assert_array_equal(mask, [[[1, 1, 0], [0, 0, 0]], [[1, 1, 1], [1, 1, 1]]])
 
 
-def test_negative_divisibility():
+def test_impossible_arguments():
     with pytest.raises(ValueError, match=r"`size_divisibility` must not be negative. Received: -1"):
         ImagePreprocessing(size_divisibility=-1)
+    with pytest.raises(ValueError, match=r"`mean` must be three numbers, one of each RGB channel. Received: 'xyz'"):
+        ImagePreprocessing(mean="xyz")
+    with pytest.raises(ValueError, match=r"`std` must be three numbers"):
+        ImagePreprocessing(std=(1.0, 2.0))
+    with pytest.raises(ValueError, match=r"`std` must be positive. Received: \(1.0, 0.0, 1.0\)"):
+        ImagePreprocessing(std=np.array([1, 0, 1], "float32"))
