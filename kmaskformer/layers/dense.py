@@ -9,6 +9,8 @@ import keras
 from keras import ops
 
 from kmaskformer.layers.initializers import linear_bias, linear_kernel
+from kmaskformer.layers.normalization import LayerNormalization
+from kmaskformer.ops.lean import lean_dense, lean_functions_help
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
@@ -25,6 +27,28 @@ class Dense(keras.layers.Dense):
             return super().call(inputs, training=training)
         rows = super().call(ops.reshape(inputs, (-1, inputs.shape[-1])), training=training)
         return ops.reshape(rows, (*ops.shape(inputs)[:-1], self.units))
+
+    def after(self, prepare: Callable[..., Any], x: Any, *parameters: Any) -> Any:
+        """The layer's output for `prepare(x, *parameters)` in training, of which `x` alone is kept."""
+        kernel, bias = (None if weight is None else ops.copy(weight) for weight in (self.kernel, self.bias))
+        return lean_dense(prepare, x, parameters, kernel, bias)
+
+
+def dense_after_norm(
+    dense: Dense, norm: LayerNormalization, x: Any, arrange: Callable[[Any], Any], training: bool | None
+) -> Any:
+    """`dense(arrange(norm(x)))`; in training, nothing between `x` and the product is kept for the backward pass.
+
+    Args:
+        dense: The layer at the end.
+        norm: The layer at the beginning.
+        x: `(..., channels)`.
+        arrange: Moves what is normalised, and computes nothing.
+        training: Whether gradients will be asked for.
+    """
+    if not (training and lean_functions_help()):
+        return dense(arrange(norm(x)))
+    return dense.after(lambda x, *parameters: arrange(norm.normalize(x, *parameters)), x, *norm.parameters())
 
 
 def linear(

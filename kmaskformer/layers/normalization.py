@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kmaskformer.ops.lean import lean_functions_help, lean_layer_norm
+from kmaskformer.ops.lean import lean_functions_help, lean_norm
 
 EPSILON = 1e-5
 NORM_KINDS = ("frozen", "batch", "group", "layer")
@@ -66,8 +66,13 @@ class GroupNormalization(keras.layers.GroupNormalization):
     larger sizes. Averaging over one axis after the other, the error is 1e-6 at any size.
     """
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Normalises the channels of each group over the whole map; the shape does not change."""
+        if training and lean_functions_help() and self.scale and self.center:
+            shape = (self.groups, -1)
+            values = (ops.reshape(ops.cast(weight, "float32"), shape) for weight in (self.gamma, self.beta))
+            x = lean_norm(self._grouped(inputs), *values, self.epsilon, _map_mean)
+            return ops.cast(ops.reshape(x, ops.shape(inputs)), self.compute_dtype)
         x = self._grouped(ops.cast(inputs, "float32"))
         x = x - _map_mean(x)
         x = x * ops.rsqrt(_map_mean(ops.square(x)) + self.epsilon)
@@ -91,9 +96,19 @@ class LayerNormalization(keras.layers.LayerNormalization):
         """Normalises the last axis; the shape does not change."""
         if not (training and lean_functions_help()):
             return super().call(inputs)
-        # Values, as a function with a gradient of its own must not read variables.
-        scale, offset = (ops.copy(ops.cast(weight, "float32")) for weight in (self.gamma, self.beta))
-        return ops.cast(lean_layer_norm(inputs, scale, offset, self.epsilon), self.compute_dtype)
+        return self.normalize(inputs, *self.parameters())
+
+    def parameters(self) -> tuple[Any, Any]:
+        """Scale and offset, `(channels,)` float32; values, for a function with its own gradient reads no variables."""
+        return tuple(ops.copy(ops.cast(weight, "float32")) for weight in (self.gamma, self.beta))
+
+    def normalize(self, x: Any, scale: Any, offset: Any) -> Any:
+        """The layer's function of its input and its `parameters`, for training."""
+        return ops.cast(lean_norm(x, scale, offset, self.epsilon, _channel_mean), self.compute_dtype)
+
+
+def _channel_mean(x: Any) -> Any:
+    return ops.mean(x, axis=-1, keepdims=True)
 
 
 def _map_mean(x: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kmaskformer.layers.dense import linear
+from kmaskformer.layers.dense import dense_after_norm, linear
 from kmaskformer.layers.drop_path import DropPath
 from kmaskformer.layers.normalization import make_norm
 from kmaskformer.layers.window_attention import WindowAttention, join_windows, split_windows
@@ -78,12 +78,15 @@ class SwinBlock(keras.layers.Layer):
         # Drawn outside of what is computed twice, where the second draw would be another one.
         factors = [self.drop_path.factor(inputs, training) for _ in range(2)]
         if not (self.recompute and training):
-            return self._residuals(inputs, window_mask, *factors)
-        return keras.remat(lambda x: self._residuals(x, window_mask, *factors))(inputs)
+            return self._residuals(inputs, window_mask, training, *factors)
+        return keras.remat(lambda x: self._residuals(x, window_mask, training, *factors))(inputs)
 
-    def _residuals(self, inputs: Any, window_mask: Any, attention_factor: Any, mlp_factor: Any) -> Any:
-        x = inputs + _scaled(self._attend(self.norm1(inputs), window_mask), attention_factor)
-        return x + _scaled(self.mlp(self.norm2(x)), mlp_factor)
+    def _residuals(
+        self, inputs: Any, window_mask: Any, training: bool | None, attention_factor: Any, mlp_factor: Any
+    ) -> Any:
+        x = inputs + _scaled(self._attend(inputs, window_mask, training), attention_factor)
+        hidden = dense_after_norm(self.mlp.fc1, self.norm2, x, self.mlp.rows, training)
+        return x + _scaled(ops.reshape(self.mlp.contract(hidden, training), ops.shape(x)), mlp_factor)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
@@ -104,17 +107,21 @@ class SwinBlock(keras.layers.Layer):
             "recompute": self.recompute,
         }
 
-    def _attend(self, x: Any, window_mask: Any) -> Any:
+    def _attend(self, x: Any, window_mask: Any, training: bool | None) -> Any:
         _, height, width, _ = ops.shape(x)
-        x = pad_to_multiple(x, self.window_size)
-        _, padded_height, padded_width, _ = ops.shape(x)
-        if self.shift:
-            x = ops.roll(x, (-self.shift, -self.shift), axis=(1, 2))
-        windows = self.attn(split_windows(x, self.window_size), window_mask=window_mask if self.shift else None)
+        qkv = dense_after_norm(self.attn.qkv, self.norm1, x, self._windows, training)
+        windows = self.attn.mix(qkv, window_mask if self.shift else None)
+        padded_height, padded_width = (side + -side % self.window_size for side in (height, width))
         x = join_windows(windows, self.window_size, padded_height, padded_width)
         if self.shift:
             x = ops.roll(x, (self.shift, self.shift), axis=(1, 2))
         return x[:, :height, :width, :]
+
+    def _windows(self, x: Any) -> Any:
+        x = pad_to_multiple(x, self.window_size)
+        if self.shift:
+            x = ops.roll(x, (-self.shift, -self.shift), axis=(1, 2))
+        return split_windows(x, self.window_size)
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
@@ -134,10 +141,17 @@ class SwinMLP(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """`(..., dim)` to the same shape."""
-        # The rows of a matrix: nothing stands between product, bias and activation, so that TensorFlow joins them.
-        rows = self.fc1(ops.reshape(inputs, (-1, self.dim)))
-        rows = lean_gelu(rows) if training and lean_functions_help() else gelu(rows)
-        return ops.reshape(self.drop(self.fc2(self.drop(rows))), ops.shape(inputs))
+        return ops.reshape(self.contract(self.fc1(self.rows(inputs)), training), ops.shape(inputs))
+
+    def rows(self, x: Any) -> Any:
+        """Rows of a matrix: then nothing stands between product, bias and activation, and TensorFlow joins them."""
+        return ops.reshape(x, (-1, self.dim))
+
+    def contract(self, hidden: Any, training: bool | None = None) -> Any:
+        """All that follows the first linear layer, `(rows, hidden_dim)` to `(rows, dim)`."""
+        if training and lean_functions_help() and not self.drop_rate:
+            return self.fc2.after(lean_gelu, hidden)
+        return self.drop(self.fc2(self.drop(gelu(hidden))))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape

@@ -80,8 +80,12 @@ class WindowAttention(keras.layers.Layer):
         Returns:
             Same shape as `windows`.
         """
+        return self.mix(self.qkv(windows), window_mask)
+
+    def mix(self, qkv: Any, window_mask: Any = None) -> Any:
+        """All that follows the projection to queries, keys and values, `(..., 3 * dim)`; otherwise as `call`."""
         length, head_dim = self.window_size**2, self.dim // self.num_heads
-        qkv = ops.reshape(self.qkv(windows), (-1, length, 3, self.num_heads, head_dim))
+        qkv = ops.reshape(qkv, (-1, length, 3, self.num_heads, head_dim))
         query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3, axis=0)
         scale = 1.0 / math.sqrt(head_dim) if self.qk_scale is None else self.qk_scale
         query = query * ops.cast(scale, query.dtype)

@@ -1,11 +1,13 @@
 """Functions of which training keeps the input alone for the backward pass, as PyTorch's do.
 
-TensorFlow would keep what each multiplication in them needs, two to four tensors of the input's size.
+TensorFlow would keep what each multiplication in them needs, two to four tensors of the input's size. Their gradients
+compute anew from the input, and `_later` sees to it: TensorFlow would find that it has computed the same before.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -27,21 +29,23 @@ def lean_gelu(x: Any) -> tuple[Any, Any]:
     """`gelu` for training."""
 
     def gradient(upstream: Any) -> Any:
-        probability = 0.5 * (1.0 + ops.erf(x * (1.0 / math.sqrt(2.0))))
-        density = ops.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
-        return upstream * (probability + x * density)
+        again = _later(x, upstream)
+        probability = 0.5 * (1.0 + ops.erf(again * (1.0 / math.sqrt(2.0))))
+        density = ops.exp(-0.5 * again * again) * (1.0 / math.sqrt(2.0 * math.pi))
+        return upstream * (probability + again * density)
 
     return gelu(x), gradient
 
 
-def lean_layer_norm(x: Any, scale: Any, offset: Any, epsilon: float) -> Any:
-    """Layer normalisation of the last axis for training, in float32.
+def lean_norm(x: Any, scale: Any, offset: Any, epsilon: float, mean: Callable[[Any], Any]) -> Any:
+    """Normalisation for training, in float32: mean 0 and variance 1, then scale and offset.
 
     Args:
-        x: `(..., channels)`.
-        scale: `(channels,)` float32.
-        offset: `(channels,)` float32.
+        x: Any shape.
+        scale: float32, of the shape of the last axes of `x`.
+        offset: Likewise.
         epsilon: Added to the variance.
+        mean: Average over what is normalised together, axes kept.
 
     Returns:
         Shape and dtype of `x`.
@@ -49,16 +53,16 @@ def lean_layer_norm(x: Any, scale: Any, offset: Any, epsilon: float) -> Any:
 
     @ops.custom_gradient
     def norm(x: Any, scale: Any, offset: Any) -> tuple[Any, Any]:
-        mean = _mean(ops.cast(x, "float32"))
-        centered = ops.cast(x, "float32") - mean
-        factor = ops.rsqrt(_mean(ops.square(centered)) + epsilon)
+        middle = mean(ops.cast(x, "float32"))
+        centered = ops.cast(x, "float32") - middle
+        factor = ops.rsqrt(mean(ops.square(centered)) + epsilon)
 
         def gradient(upstream: Any) -> tuple[Any, Any, Any]:
-            normalized = (ops.cast(x, "float32") - mean) * factor
+            normalized = (ops.cast(_later(x, upstream), "float32") - middle) * factor
             upstream = ops.cast(upstream, "float32")
             inner = upstream * scale
-            change = factor * (inner - _mean(inner) - normalized * _mean(inner * normalized))
-            rows = tuple(range(len(x.shape) - 1))
+            change = factor * (inner - mean(inner) - normalized * mean(inner * normalized))
+            rows = tuple(range(len(x.shape) - len(scale.shape)))
             return ops.cast(change, x.dtype), ops.sum(upstream * normalized, axis=rows), ops.sum(upstream, axis=rows)
 
         return ops.cast(centered * factor * scale + offset, x.dtype), gradient
@@ -66,5 +70,48 @@ def lean_layer_norm(x: Any, scale: Any, offset: Any, epsilon: float) -> Any:
     return norm(x, scale, offset)
 
 
-def _mean(x: Any) -> Any:
-    return ops.mean(x, axis=-1, keepdims=True)
+def _later(x: Any, upstream: Any) -> Any:
+    """`x`, for computations that shall not begin before the backward pass has come to `upstream`."""
+    import tensorflow as tf  # the one backend that needs lean functions
+
+    with tf.control_dependencies([upstream]):
+        return tf.identity(x)
+
+
+def lean_dense(prepare: Callable[..., Any], x: Any, parameters: Sequence[Any], kernel: Any, bias: Any) -> Any:
+    """`prepare(x, *parameters) @ kernel + bias` for training: the backward pass prepares `x` again.
+
+    Args:
+        prepare: A cheap function of tensors that reads no variables; gives `(..., channels)`.
+        x: What it prepares, and all that is kept.
+        parameters: Further tensors that it takes.
+        kernel: `(channels, units)`.
+        bias: `(units,)`, or None.
+
+    Returns:
+        `(..., units)`.
+    """
+    import tensorflow as tf
+
+    @ops.custom_gradient
+    def dense(x: Any, kernel: Any, bias: Any, *parameters: Any) -> tuple[Any, Any]:
+        prepared = prepare(x, *parameters)
+        rows = ops.reshape(prepared, (-1, kernel.shape[0]))
+        outputs = ops.reshape(ops.matmul(rows, kernel) + bias, (*ops.shape(prepared)[:-1], kernel.shape[1]))
+
+        def gradient(upstream: Any) -> tuple[Any, ...]:
+            again = _later(x, upstream)
+            with tf.GradientTape() as tape:
+                tape.watch([again, *parameters])
+                prepared = prepare(again, *parameters)
+            upstream = ops.reshape(upstream, (-1, kernel.shape[1]))
+            change = ops.reshape(tf.matmul(upstream, kernel, transpose_b=True), ops.shape(prepared))
+            changes = tape.gradient(prepared, [again, *parameters], change)
+            rows = ops.reshape(prepared, (-1, kernel.shape[0]))
+            return changes[0], tf.matmul(rows, upstream, transpose_a=True), ops.sum(upstream, axis=0), *changes[1:]
+
+        return outputs, gradient
+
+    if bias is None:
+        bias = ops.zeros(kernel.shape[1], kernel.dtype)
+    return dense(x, kernel, bias, *parameters)

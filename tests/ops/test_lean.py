@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kmaskformer.ops.lean import gelu, lean_gelu, lean_layer_norm
+from kmaskformer.layers.normalization import GroupNormalization, LayerNormalization, make_norm
+from kmaskformer.ops.lean import gelu, lean_dense, lean_gelu, lean_norm
 
 tf = pytest.importorskip("tensorflow")
 
@@ -33,6 +34,10 @@ def plain_layer_norm(x, scale, offset):
     return keras.ops.layer_normalization(x, scale, offset, axis=-1, epsilon=1e-5)
 
 
+def channel_mean(x):
+    return keras.ops.mean(x, axis=-1, keepdims=True)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_gelu(x, compiled):
     for found, expected in zip(gradients(lean_gelu, x, compiled=compiled), gradients(gelu, x), strict=True):
@@ -47,7 +52,7 @@ def test_layer_norm(x, dtype, compiled, tolerance):
     scale, offset = rng.standard_normal((2, 16), dtype=np.float32)
 
     def lean(x, scale, offset):
-        return lean_layer_norm(x, scale, offset, 1e-5)
+        return lean_norm(x, scale, offset, 1e-5, channel_mean)
 
     found = gradients(lean, x, scale, offset, dtype=dtype, compiled=compiled)
     expected = gradients(plain_layer_norm, x, scale, offset)
@@ -73,7 +78,61 @@ def test_the_backward_pass_keeps_the_input_alone():
     scale, offset = tf.ones(32), tf.zeros(32)
     assert kept(lean_gelu) == 2 < kept(gelu)
     assert (
-        kept(lambda x: lean_layer_norm(x, scale, offset, 1e-5))
+        kept(lambda x: lean_norm(x, scale, offset, 1e-5, channel_mean))
         == 2
         < kept(lambda x: plain_layer_norm(x, scale, offset))
     )
+
+
+def activated(x, scale):
+    return lean_gelu(x * scale)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_dense(x, compiled, has_bias):
+    """Value, and gradients for the input, the function's own parameter, the kernel and the bias."""
+    rng = np.random.default_rng(1)
+    scale, kernel, bias = (rng.standard_normal(shape, dtype=np.float32) for shape in (16, (16, 7), 7))
+
+    def lean(x, scale, kernel, *bias):
+        return lean_dense(activated, x, [scale], kernel, *(bias or [None]))
+
+    def plain(x, scale, kernel, *bias):
+        return keras.ops.matmul(gelu(x * scale), kernel) + (bias[0] if bias else 0)
+
+    arrays = [x, scale, kernel, *([bias] if has_bias else [])]
+    found, expected = gradients(lean, *arrays, compiled=compiled), gradients(plain, *arrays)
+    assert len(found) == len(arrays) + 1
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
+def test_dense_keeps_the_input_alone():
+    kernel = tf.ones((32, 8))
+    plain = kept(lambda x: keras.ops.matmul(gelu(x), kernel))
+    assert kept(lambda x: lean_dense(lean_gelu, x, [], kernel, None)) == 1 < plain
+
+
+@pytest.mark.parametrize("kind", ["group", "layer"])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_layers_in_training_are_those_of_inference(x, kind, precision):
+    """The lean path against Keras' and TensorFlow's own differentiation, weights included."""
+    layer = make_norm(kind, "norm", dtype=precision, **({"groups": 4} if kind == "group" else {}))
+    assert isinstance(layer, GroupNormalization if kind == "group" else LayerNormalization)
+    layer.build(x.shape)
+    rng = np.random.default_rng(1)
+    for weight in layer.weights:
+        weight.assign(rng.standard_normal(weight.shape))
+    results = []
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            inputs = tf.constant(x)
+            tape.watch(inputs)
+            value = tf.cast(layer(inputs, training=training), "float32")
+            total = tf.reduce_sum(value * tf.sin(tf.reshape(tf.range(x.size, dtype="float32"), x.shape)))
+        weights = [weight.value for weight in layer.trainable_weights]
+        results.append([value, *tape.gradient(total, [inputs, *weights])])
+    for one, other in zip(*results, strict=True):
+        tolerance = 1e-5 if precision == "float32" else 2e-2
+        np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max())
