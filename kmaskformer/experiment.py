@@ -251,11 +251,13 @@ def _fit(
         StopAtStep(training.steps),
         interruption,
     ]
+    # A resumed run may start within a stretch, and batches may be left out: StopAtStep then ends a spare one in time.
+    may_skip = on_nan == "skip" or config.model.precision == "mixed_float16"
+    needs_spare = may_skip or state.step % stretch > 0
     try:
         model.fit(
             dataset,
-            # A resumed run may start within a stretch, and loss scaling may leave batches out: StopAtStep ends in time.
-            epochs=math.ceil(training.steps / stretch) + 1,
+            epochs=math.ceil(training.steps / stretch) + needs_spare,
             initial_epoch=state.step // stretch,
             steps_per_epoch=stretch,
             shuffle=False,  # the pipeline shuffles; Keras would only warn that it cannot
