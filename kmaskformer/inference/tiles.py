@@ -12,8 +12,6 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 from kmaskformer.structures import VOID
 
@@ -227,6 +225,9 @@ def _shared(one: tuple[slice, slice], other: tuple[slice, slice]) -> tuple[slice
 
 def _groups(pieces: _Pieces, links: Iterator[np.ndarray], thing_ids: Sequence[int]) -> np.ndarray:
     """Number of each piece's segment in the whole picture, from 1; 0 for void."""
+    from scipy import sparse  # a fifth of a second that servers need not wait
+    from scipy.sparse.csgraph import connected_components
+
     count = len(pieces.category_ids)
     things = np.isin(pieces.category_ids, np.asarray(thing_ids, np.int64))
     linked = np.concatenate([np.zeros((0, 2), np.int64), *links])

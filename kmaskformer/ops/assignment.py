@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from keras import ops
-from scipy.optimize import linear_sum_assignment
 
 Tensor = Any
 
@@ -148,6 +147,8 @@ def solve_assignment_on_host(costs: Tensor, valid: Tensor) -> Tensor:
 
 def _solve_with_scipy(costs: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """`(batch, targets)` int32 for finite costs `(batch, queries, targets)`."""
+    from scipy.optimize import linear_sum_assignment  # a tenth of a second that servers need not wait
+
     costs, valid = np.asarray(costs), np.asarray(valid)
     result = np.full(valid.shape, -1, dtype=np.int32)
     for problem, is_valid, queries in zip(costs, valid, result, strict=True):
