@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     limits = {
         "image_pixels": options.max_pixels,
+        "image_side": options.max_side,
         "body_bytes": options.max_bytes,
         "pending": options.max_pending,
         "batch_images": options.max_batch,
@@ -53,10 +54,14 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     parser.add_argument("--port", type=int, default=8501, help="0 for any that is free")
     defaults = Limits()
     parser.add_argument("--max-pixels", type=int, default=defaults.image_pixels, help="largest image, in pixels")
+    parser.add_argument("--max-side", type=int, default=defaults.image_side, help="longest side of an image, in pixels")
     parser.add_argument("--max-bytes", type=int, default=defaults.body_bytes, help="largest request, in bytes")
     parser.add_argument("--max-pending", type=int, default=defaults.pending, help="requests at a time; 503 beyond")
     parser.add_argument("--max-batch", type=int, default=defaults.batch_images, help="images computed at once")
-    return parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
+    if not 0 <= parsed.port < 2**16:
+        parser.error(f"--port must be a number from 0 to 65535. Received: {parsed.port}")
+    return parsed
 
 
 def _make_servers(options: argparse.Namespace, limits: Limits) -> tuple[SegmentationServer, Any]:

@@ -65,7 +65,7 @@ def export_litert(
         model, task, shape, input_dtype, with_logits=False, dataset_info=dataset_info, **options
     )
     content = _convert(model, function, quantization)
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path

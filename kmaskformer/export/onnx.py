@@ -84,7 +84,7 @@ def export_onnx(
     info = DatasetInfo.of_model(model, dataset_info)
     _add_metadata(proto, task=task, options=json.dumps(options), dataset_info=json.dumps(info.to_dict()))
     _check_proto(proto)
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(proto.SerializeToString())
     return path

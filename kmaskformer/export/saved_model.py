@@ -85,7 +85,7 @@ def export_segmenter(
             f"{'a tiling' if segmenter.tiling is not None else 'an augmentation'}. Export without it, and cut images "
             "up or turn them where the SavedModel is called."
         )
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     _check_folder(folder)
     if dtype is not None:
         segmenter = copy.copy(segmenter)
@@ -107,8 +107,9 @@ def export_segmenter(
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.is_file():
-        raise FileExistsError(f"{folder}: is a file. A SavedModel is a folder: choose another path.")
+    for path in (folder, *folder.parents):
+        if path.is_file():
+            raise FileExistsError(f"{path}: is a file. A SavedModel is a folder: choose another path.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "saved_model.pb").is_file():
         raise FileExistsError(f"{folder}: holds files that are no SavedModel. Choose another folder, or empty it.")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from keras import ops
 
-from kmaskformer.ops.resize import interpolation_matrix, multiply_both_sides
+from kmaskformer.ops.resize import interpolate_rows, interpolation_matrix, multiply_both_sides
 
 Size = Any
 """`(height, width)`: a pair of integers, a pair of scalar tensors or one tensor of two integers."""
@@ -86,4 +86,5 @@ def restore_pixel_logits(logits: Any, image_size: Size, output_size: Size, strid
 def _restoring_matrix(feature_length: Any, padded_length: Any, image_length: Any, output_length: Any) -> Any:
     """`(output, feature)` weights of one axis: the first resize, cut to the image, then the second."""
     enlarge = interpolation_matrix(feature_length, padded_length)[:image_length]
-    return ops.matmul(interpolation_matrix(image_length, output_length), enlarge)
+    # A matrix for the second resize would be as long as the image on both sides.
+    return interpolate_rows(enlarge, output_length)

@@ -56,11 +56,26 @@ def interpolation_matrix(old_size: Any, new_size: Any, dtype: Any = "float32") -
     A new pixel's centre lies at `(i + 0.5) · old / new - 0.5`, moved into the old range; the two old pixels beside it
     have weights one minus their distance.
     """
-    scale = ops.cast(old_size, "float32") / ops.cast(new_size, "float32")
-    centers = (ops.cast(ops.arange(new_size), "float32") + 0.5) * scale - 0.5
-    centers = ops.clip(centers, 0.0, ops.cast(old_size, "float32") - 1.0)
+    centers = _centers(old_size, new_size)
     distances = ops.abs(centers[:, None] - ops.cast(ops.arange(old_size), "float32")[None, :])
     return ops.cast(ops.maximum(1.0 - distances, 0.0), dtype)
+
+
+def interpolate_rows(x: Tensor, new_size: Any) -> Tensor:
+    """`interpolation_matrix(len(x), new_size) @ x`, without the matrix: `(old, n)` becomes `(new_size, n)`."""
+    centers = _centers(ops.shape(x)[0], new_size)
+    lower = ops.floor(centers)
+    weights = (centers - lower)[:, None]
+    lower = ops.cast(lower, "int32")
+    upper = ops.minimum(lower + 1, ops.shape(x)[0] - 1)
+    return (1.0 - weights) * ops.take(x, lower, axis=0) + weights * ops.take(x, upper, axis=0)
+
+
+def _centers(old_size: Any, new_size: Any) -> Tensor:
+    """Where the new pixels' centres lie among the old pixels, `(new_size,)` float32."""
+    scale = ops.cast(old_size, "float32") / ops.cast(new_size, "float32")
+    centers = (ops.cast(ops.arange(new_size), "float32") + 0.5) * scale - 0.5
+    return ops.clip(centers, 0.0, ops.cast(old_size, "float32") - 1.0)
 
 
 def multiply_both_sides(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

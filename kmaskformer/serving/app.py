@@ -37,13 +37,15 @@ from kmaskformer.serving import predict_protocol
 from kmaskformer.serving.batching import Batcher
 from kmaskformer.serving.bodies import image_of, read_body
 from kmaskformer.serving.errors import RequestError
-from kmaskformer.serving.images import check_header, decode
+from kmaskformer.serving.images import check_header, decode, fits, too_large
 from kmaskformer.serving.limits import Limits
 from kmaskformer.serving.metrics import ServerMetrics
 from kmaskformer.serving.model import ServedModel
 from kmaskformer.serving.page import page_routes
 
 log = logging.getLogger(__name__)
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -69,7 +71,8 @@ class SegmentationServer:
         self.metrics = ServerMetrics()
         self.batchers = {name: self._make_batcher(model) for name, model in self.models.items()}
         self.metrics.pending.set_function(lambda: sum(batcher.pending for batcher in self.batchers.values()))
-        self.app = Starlette(routes=self._routes(), lifespan=self._lifespan)
+        unanswered = {404: self._no_route, 405: self._no_route}
+        self.app = Starlette(routes=self._routes(), lifespan=self._lifespan, exception_handlers=unanswered)
 
     def _make_batcher(self, model: ServedModel) -> Batcher:
         observe = self.metrics.batches.labels(model.name).observe
@@ -87,7 +90,7 @@ class SegmentationServer:
             predict = self._guarded("predict", self._predict)
             routes += [
                 Route(f"{base}/metadata", self._guarded("metadata", self._metadata)),
-                Route(f"{base}:predict", predict, methods=["POST"]),
+                Route(f"{base}:predict", predict, methods=_METHODS),
                 Route(base, self._guarded("status", self._status)),
             ]
         return routes
@@ -118,18 +121,29 @@ class SegmentationServer:
 
         return answer
 
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        """What Starlette refuses by itself: an address or method that no route has."""
+        status = error.status_code
+        what = "There is no such address" if status == 404 else f"This address does not take {request.method}"
+        self.metrics.requests.labels("none", status).inc()
+        response = _refusal(status, f"{what}. `/segment` and `/v1/models/NAME:predict` take POST requests.")
+        response.headers.update(error.headers or {})
+        return response
+
     async def _segment(self, request: Request) -> Response:
         model = self._choose_model(request)
         picture_format = _answer_format(request)
         body = await image_of(request, await read_body(request, self.limits))
         batcher = self.batchers[model.name]
         async with batcher.place():
-            image = await asyncio.to_thread(decode, body, self.limits.image_pixels)
+            image = await asyncio.to_thread(decode, body, self.limits)
             outputs = await batcher.compute(image)
             describe = _overlay if picture_format == "png" else _describe
             return await asyncio.to_thread(describe, model, image, outputs)
 
     async def _predict(self, request: Request) -> Response:
+        if request.method != "POST":  # otherwise the name would be looked up with its `:predict`
+            raise RequestError(405, f"`:predict` takes POST requests. Received: {request.method}")
         model = self._named_model(request)
         body = await read_body(request, self.limits)
         batcher = self.batchers[model.name]
@@ -149,6 +163,8 @@ class SegmentationServer:
     def _check_values(self, values: np.ndarray) -> None:
         """Bounds what a predict request asks for, before its images are decoded."""
         height, width = values.shape[1:3] if values.dtype != object else self._largest(values)
+        if not fits(self.limits, height, width):
+            raise too_large(self.limits, f"{width} x {height}")
         pixels = len(values) * height * width
         if pixels > self.limits.image_pixels:
             raise RequestError(
@@ -158,13 +174,13 @@ class SegmentationServer:
             )
 
     def _largest(self, files: np.ndarray) -> tuple[int, int]:
-        images = [check_header(contents, self.limits.image_pixels) for contents in files]
+        images = [check_header(contents, self.limits) for contents in files]
         if any(image.format not in ("JPEG", "PNG") for image in images):
             raise RequestError(415, "`serve_encoded` reads JPEG and PNG files. Convert the image, or use /segment.")
         return max(image.height for image in images), max(image.width for image in images)
 
     async def _list_models(self, request: Request) -> Response:
-        limits = {name: getattr(self.limits, name) for name in ("body_bytes", "image_pixels")}
+        limits = {name: getattr(self.limits, name) for name in ("body_bytes", "image_pixels", "image_side")}
         return JSONResponse({"models": [model.describe() for model in self.models.values()], "limits": limits})
 
     async def _status(self, request: Request) -> Response:

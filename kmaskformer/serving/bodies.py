@@ -30,7 +30,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 async def image_of(request: Request, body: bytes) -> bytes:
     """The image file in a body: the body itself, or the first file of a form."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return body
 
     async def once() -> AsyncIterator[bytes]:

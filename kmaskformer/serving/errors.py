@@ -7,7 +7,8 @@ class RequestError(Exception):
     """A request that is not answered.
 
     Args:
-        status: HTTP status: 400 broken, 404 unknown, 408 too slow, 413 too large, 415 no image, 503 busy.
+        status: HTTP status: 400 broken, 404 unknown, 405 another method, 408 too slow, 413 too large, 415 no image,
+            503 busy.
         message: What was expected, what came and what to do.
     """
 

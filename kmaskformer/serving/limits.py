@@ -12,6 +12,7 @@ class Limits:
     Args:
         body_bytes: Largest request body; 413 beyond.
         image_pixels: Largest image, judged by the file's header before it is decoded; 413 beyond.
+        image_side: Longest side of an image; 413 beyond. What restores masks grows with the square of it.
         pending: Requests that may be decoded, waiting or computed at a time; 503 beyond.
         connections: Open connections; 503 beyond.
         idle_seconds: A client that sends nothing for so long gets 408.
@@ -27,6 +28,7 @@ class Limits:
 
     body_bytes: int = 32 * 2**20
     image_pixels: int = 16 * 2**20
+    image_side: int = 8192
     pending: int = 64
     connections: int = 512
     idle_seconds: float = 10.0

@@ -34,7 +34,7 @@ class ServedModel:
     """
 
     def __init__(self, folder: str | os.PathLike, name: str | None = None) -> None:
-        base = Path(folder).resolve()
+        base = Path(folder).expanduser().resolve()
         self.folder, self.version = _newest_version(base)
         self.name = name or base.name
         metadata = self.folder / "assets" / "metadata.json"

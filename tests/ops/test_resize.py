@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kmaskformer.ops.resize import interpolation_matrix, multiply_both_sides, resize_bilinear, resize_nearest
+from kmaskformer.ops.resize import (
+    interpolate_rows,
+    interpolation_matrix,
+    multiply_both_sides,
+    resize_bilinear,
+    resize_nearest,
+)
 
 
 def bilinear_by_pixel(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -59,6 +65,13 @@ def test_transposed_matrices_are_the_gradient(rng):
 def test_interpolation_weights_of_a_doubling():
     expected = [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
     np.testing.assert_allclose(interpolation_matrix(2, 4), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 1), (1, 5), (7, 7), (7, 20), (20, 7), (480, 427)])
+def test_interpolated_rows_are_those_of_the_matrix(rng, old, new):
+    x = rng.normal(size=(old, 3)).astype("float32")
+    expected = np.matmul(interpolation_matrix(old, new), x)
+    np.testing.assert_allclose(interpolate_rows(x, new), expected, atol=1e-6)
 
 
 def test_nearest_takes_the_floor():

@@ -55,7 +55,7 @@ def test_models_and_limits_for_the_page(client):
         ("instance", "instance"),
     ]
     assert answer["models"][0]["classes"][1] == {"name": "green", "color": [0, 255, 0], "is_thing": False}
-    assert answer["limits"] == {"body_bytes": 2**21, "image_pixels": 2**20}
+    assert answer["limits"] == {"body_bytes": 2**21, "image_pixels": 2**20, "image_side": 8192}
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,8 @@ def test_a_form_with_a_file(client):
     status, content = client.post("/segment", body, Content_Type="multipart/form-data; boundary=x")
     assert status == 400 and b"holds no file" in content
     assert client.post("/segment", body, Content_Type="multipart/form-data")[0] == 400
+    body = "\r\n".join(lines).encode() + as_file(picture()) + b"\r\n--x--\r\n"
+    assert client.post("/segment", body, Content_Type="Multipart/Form-Data; boundary=x")[0] == 200
 
 
 def test_predict_in_rows_and_columns(client, models):
@@ -150,7 +152,13 @@ def test_unknown_names(client):
         assert status == 404 and "panoptic (version 3)" in json.loads(content)["error"]
     status, content = client.post("/segment?task=depth", as_file(picture()))
     assert status == 404 and "semantic (semantic)" in json.loads(content)["error"]
-    assert client.get("/nowhere")[0] == 404 and client.get("/segment")[0] == 405
+    before = client.get("/metrics")[1]
+    refused = [("GET", "/nowhere", 404), ("GET", "/segment", 405), ("GET", "/v1/models/panoptic:predict", 405)]
+    for method, path, expected in refused:
+        status, content, _ = client.request(method, path)
+        assert status == expected and "POST requests" in json.loads(content)["error"]
+    for counted in (b'route="none",status="404"', b'route="none",status="405"', b'route="predict",status="405"'):
+        assert counted in client.get("/metrics")[1], before
 
 
 def test_what_is_no_image(client):
@@ -161,7 +169,9 @@ def test_what_is_no_image(client):
     truncated = as_file(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8), "JPEG")[:2000]
     status, content = client.post("/segment", truncated)
     assert status == 400 and b"cannot be read" in content
-    for file, expected in ((truncated, 400), (b"text", 415), (as_file(picture(), "BMP"), 415)):
+    header = as_file(picture())[:33]
+    assert client.post("/segment", header)[0] == 400
+    for file, expected in ((truncated, 400), (header, 400), (b"text", 415), (as_file(picture(), "BMP"), 415)):
         request = {"signature_name": "serve_encoded", "instances": [{"b64": base64.b64encode(file).decode()}]}
         assert client.post_json("/v1/models/panoptic:predict", request)[0] == expected
     assert_alive(client)
@@ -182,6 +192,18 @@ def test_a_bomb_is_refused_before_it_is_decoded(client):
     status, answer = client.post_json("/v1/models/panoptic:predict", many)
     assert status == 413 and "fewer images" in answer["error"]
     assert_alive(client)
+
+
+def test_a_long_image_is_refused(client):
+    """What is computed grows with the square of an image's longest side, however narrow it is."""
+    assert client.post("/segment?task=panoptic", as_file(np.zeros((1, 8192, 3), np.uint8)))[0] == 200
+    file = as_file(np.zeros((8193, 1, 3), np.uint8))
+    status, content = client.post("/segment", file)
+    assert status == 413 and b"8192 on a side. Received: 1 x 8193" in content
+    request = {"signature_name": "serve_encoded", "instances": [{"b64": base64.b64encode(file).decode()}]}
+    assert client.post_json("/v1/models/panoptic:predict", request)[0] == 413
+    status, answer = client.post_json("/v1/models/panoptic:predict", {"instances": [[[[0, 0, 0]] * 8193]]})
+    assert status == 413 and "8193 x 1" in answer["error"]
 
 
 def test_a_body_beyond_the_limit(client):
