@@ -25,6 +25,7 @@ from kmaskformer.data.label_spaces import label_space
 from kmaskformer.data.pipeline import Reader
 from kmaskformer.data.sources import from_coco_panoptic, from_folders
 from kmaskformer.data.synthetic import Shapes
+from kmaskformer.data.wrapped_reader import image_size_of
 from kmaskformer.structures import Sample
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -65,6 +66,7 @@ def benchmark_data(options: argparse.Namespace) -> None:
                 watch_memory(name, samples, options.memory)
             else:
                 report(name, files, samples, reader, options.rounds)
+            del samples  # or it would go on reading files that are gone
 
 
 class Counted:
@@ -79,6 +81,10 @@ class Counted:
     def __getitem__(self, index: int) -> Sample:
         self.reads += 1
         return self._reader[index]
+
+    def image_size(self, index: int) -> tuple[int, int] | None:
+        """Height and width as the dataset states them, for recipes that group images by shape."""
+        return image_size_of(self._reader, index)
 
 
 def report(name: str, files: list[Path], samples: Iterator, reader: Counted, rounds: int) -> None:

@@ -23,6 +23,10 @@ def test_files_of_a_recipe(benchmark_data, tmp_path, rng, name, num_classes, suf
         assert len(sample["labels"]) > 3 and (sample["segment_map"] >= 0).all()
     assert (benchmark_data.CONFIGS / benchmark_data.RECIPES[name][0]).is_file()
     benchmark_data.decode(files[0])
+    counted = benchmark_data.Counted(reader)
+    if name == "coco":  # its recipe groups images by their shape
+        assert counted.image_size(0) == pictures[0].shape[:2]
+    assert counted[0]["image"].shape[:2] == pictures[0].shape[:2] and counted.reads == 1
 
 
 def test_own_times(benchmark_data):
