@@ -286,7 +286,8 @@ def test_nothing_went_elsewhere_and_nothing_failed(page, picture_file, browser, 
     page.open(picture_file)
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    own = (f"http://127.0.0.1:{client.port}/", "data:", "blob:", "chrome:")  # the last: the browser's own empty tab
+    empty_tab = ("chrome:", "chrome-untrusted:")  # the browser's own
+    own = (f"http://127.0.0.1:{client.port}/", "data:", "blob:", *empty_tab)
     assert len(asked) > 5 and [address for address in asked if not address.startswith(own)] == []
     console = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert [message for message in console if "/segment?" not in message] == []
