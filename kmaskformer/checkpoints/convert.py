@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from kmaskformer.checkpoints.huggingface import CONFIG_FILE, load_huggingface_model
@@ -108,7 +107,7 @@ def _model_from_names(source: Path, arrays: Mapping[str, np.ndarray], num_classe
 
 
 def _say_what_was_assumed(source: Path, model: SegmentationModel) -> None:
-    configs = (keras.saving.serialize_keras_object(getattr(model, part))["config"] for part in model.PARTS[1:])
+    configs = (getattr(model, part).get_config() for part in model.PARTS[1:])
     heads = {config["num_heads"] for config in configs if "num_heads" in config}
     if heads:
         _LOGGER.warning(

@@ -9,7 +9,6 @@ from typing import Any
 import keras
 
 from kmaskformer.backbones import adapters  # noqa: F401 (a model file may hold an adapted backbone)
-from kmaskformer.checkpoints.errors import CheckpointError
 from kmaskformer.checkpoints.loading import check_finite, named_weights
 from kmaskformer.checkpoints.mapped_archive import MappedArchive
 from kmaskformer.checkpoints.mapped_file import map_file
@@ -38,14 +37,13 @@ def read_model(path: str | Path) -> SegmentationModel:
         ValueError: If it is cut off, no model of this package can be made of it, or a weight is NaN or infinite.
     """
     path = Path(path)
-    described = _described(path)
+    _described(path)  # says what is wrong with a file that is cut off, which Keras does not
     try:
         model = keras.saving.load_model(path, compile=False)
     except _READING_ERRORS as error:
         raise ValueError(f"{path}: not a model that this package can read: {error}") from error
     if not isinstance(model, SegmentationModel):
-        kind = described.get("class_name", type(model).__name__)
-        raise ValueError(f"{path}: holds a {kind}, not a segmentation model of this package.")
+        raise ValueError(f"{path}: holds a {type(model).__name__}, not a segmentation model of this package.")
     _check_weights(path, model)
     return model
 
@@ -75,10 +73,9 @@ def _described(path: Path) -> dict[str, Any]:
     """Class and configuration of the model in a `.keras` file, as Keras serialises it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file")
+    content = MappedArchive(path, map_file(path)).read(_CONFIG).tobytes()
     try:
-        described = json.loads(MappedArchive(path, map_file(path)).read(_CONFIG).tobytes())
-    except CheckpointError:
-        raise
+        described = json.loads(content)
     except ValueError as error:
         raise ValueError(f"{path}: its {_CONFIG} cannot be read as JSON ({error}). Copy it anew.") from error
     return described if isinstance(described, dict) else {}
@@ -86,9 +83,8 @@ def _described(path: Path) -> dict[str, Any]:
 
 def _check_architecture(path: Path, described: dict[str, Any], model: SegmentationModel) -> None:
     """Refuses a file whose weights would fit in shape, but belong to a model that computes something else."""
-    expected = keras.saving.serialize_keras_object(model)
     found = {"class_name": described.get("class_name")} | _invisible(described.get("config") or {}, model)
-    wanted = {"class_name": expected["class_name"]} | _invisible(expected["config"], model)
+    wanted = {"class_name": type(model).__name__} | _invisible(model.get_config(), model)
     differing = [name for name, value in wanted.items() if found.get(name, value) != value]
     if differing:
         names = ", ".join(f"{name} {found[name]} (configured: {wanted[name]})" for name in differing)
@@ -100,16 +96,7 @@ def _check_architecture(path: Path, described: dict[str, Any], model: Segmentati
 
 def _invisible(config: dict[str, Any], model: SegmentationModel) -> dict[str, Any]:
     parts = {part: (config.get(part) or {}).get("config", {}) for part in model.PARTS}
-    return {
-        f"{part}.{name}": _plain(values[name])
-        for part, values in parts.items()
-        for name in _INVISIBLE
-        if name in values
-    }
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return {f"{part}.{name}": values[name] for part, values in parts.items() for name in _INVISIBLE if name in values}
 
 
 def _check_weights(path: Path, model: SegmentationModel) -> None:

@@ -46,7 +46,7 @@ def dense_after_norm(
         arrange: Moves what is normalised, and computes nothing.
         training: Whether gradients will be asked for.
     """
-    if not (training and lean_functions_help()):
+    if not lean_functions_help(training):
         return dense(arrange(norm(x)))
     return dense.after(lambda x, *parameters: arrange(norm.normalize(x, *parameters)), x, *norm.parameters())
 

@@ -68,7 +68,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Normalises the channels of each group over the whole map; the shape does not change."""
-        if training and lean_functions_help() and self.scale and self.center:
+        if lean_functions_help(training) and self.scale and self.center:
             shape = (self.groups, -1)
             values = (ops.reshape(ops.cast(weight, "float32"), shape) for weight in (self.gamma, self.beta))
             x = lean_norm(self._grouped(inputs), *values, self.epsilon, _map_mean)
@@ -94,7 +94,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Normalises the last axis; the shape does not change."""
-        if not (training and lean_functions_help()):
+        if not lean_functions_help(training):
             return super().call(inputs)
         return self.normalize(inputs, *self.parameters())
 

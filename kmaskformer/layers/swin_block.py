@@ -149,7 +149,7 @@ class SwinMLP(keras.layers.Layer):
 
     def contract(self, hidden: Any, training: bool | None = None) -> Any:
         """All that follows the first linear layer, `(rows, hidden_dim)` to `(rows, dim)`."""
-        if training and lean_functions_help() and not self.drop_rate:
+        if lean_functions_help(training) and not self.drop_rate:
             return self.fc2.after(lean_gelu, hidden)
         return self.drop(self.fc2(self.drop(gelu(hidden))))
 

@@ -13,9 +13,7 @@ import keras
 from kmaskformer.layers.attention import MultiHeadAttention
 from kmaskformer.layers.dense import Dense
 from kmaskformer.layers.initializers import linear_bias
-from kmaskformer.layers.normalization import LayerNormalization
-
-NORM_EPSILON = 1e-5
+from kmaskformer.layers.normalization import make_norm
 
 
 class _TransformerLayer(keras.layers.Layer):
@@ -50,8 +48,8 @@ class _TransformerLayer(keras.layers.Layer):
             self.dim, self.num_heads, dropout=self.dropout_rate, dtype=self.dtype_policy, name=name
         )
 
-    def _norm(self, name: str) -> LayerNormalization:
-        return LayerNormalization(epsilon=NORM_EPSILON, dtype=self.dtype_policy, name=name)
+    def _norm(self, name: str) -> keras.layers.Layer:
+        return make_norm("layer", name, dtype=self.dtype_policy)
 
     def _residual_dropout(self, name: str) -> keras.layers.Dropout:
         return keras.layers.Dropout(self.dropout_rate, dtype=self.dtype_policy, name=name)
@@ -217,7 +215,7 @@ class TransformerEncoder(keras.layers.Layer):
         ]
         self.norm = None
         if pre_norm:
-            self.norm = LayerNormalization(epsilon=NORM_EPSILON, dtype=self.dtype_policy, name="norm")
+            self.norm = make_norm("layer", "norm", dtype=self.dtype_policy)
 
     def build(self, input_shape: tuple, *args: Any) -> None:
         shape = (None, None, self.options["dim"])
@@ -280,7 +278,7 @@ class TransformerDecoder(keras.layers.Layer):
             TransformerDecoderLayer(**self.options, dtype=self.dtype_policy, name=f"layer_{index}")
             for index in range(num_layers)
         ]
-        self.norm = LayerNormalization(epsilon=NORM_EPSILON, dtype=self.dtype_policy, name="norm")
+        self.norm = make_norm("layer", "norm", dtype=self.dtype_policy)
 
     def build(self, input_shape: tuple, *args: Any) -> None:
         shape = (None, None, self.options["dim"])

@@ -14,9 +14,9 @@ import keras
 from keras import ops
 
 
-def lean_functions_help() -> bool:
-    """Whether the backend keeps more than it must without them."""
-    return keras.backend.backend() == "tensorflow"
+def lean_functions_help(training: bool | None) -> bool:
+    """Whether there will be a backward pass, for which the backend keeps more than it must without them."""
+    return bool(training) and keras.backend.backend() == "tensorflow"
 
 
 def gelu(x: Any) -> Any:

@@ -37,7 +37,7 @@ from kmaskformer.serving import predict_protocol
 from kmaskformer.serving.batching import Batcher
 from kmaskformer.serving.bodies import image_of, read_body
 from kmaskformer.serving.errors import RequestError
-from kmaskformer.serving.images import check_header, decode, fits, too_large
+from kmaskformer.serving.images import check_header, decode, too_large
 from kmaskformer.serving.limits import Limits
 from kmaskformer.serving.metrics import ServerMetrics
 from kmaskformer.serving.model import ServedModel
@@ -163,7 +163,7 @@ class SegmentationServer:
     def _check_values(self, values: np.ndarray) -> None:
         """Bounds what a predict request asks for, before its images are decoded."""
         height, width = values.shape[1:3] if values.dtype != object else self._largest(values)
-        if not fits(self.limits, height, width):
+        if max(height, width) > self.limits.image_side:
             raise too_large(self.limits, f"{width} x {height}")
         pixels = len(values) * height * width
         if pixels > self.limits.image_pixels:

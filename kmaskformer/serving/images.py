@@ -52,14 +52,9 @@ def check_header(contents: bytes, limits: Limits) -> Image.Image:
         ) from error
     except Exception as error:  # Pillow's parsers raise many kinds of errors on broken headers
         raise RequestError(400, f"The image's header cannot be read: {error}") from error
-    if not fits(limits, image.height, image.width):
+    if image.width * image.height > limits.image_pixels or max(image.size) > limits.image_side:
         raise too_large(limits, f"{image.width} x {image.height}")
     return image
-
-
-def fits(limits: Limits, height: int, width: int) -> bool:
-    """Whether an image of the size may be sent."""
-    return height * width <= limits.image_pixels and max(height, width) <= limits.image_side
 
 
 def too_large(limits: Limits, received: str) -> RequestError:

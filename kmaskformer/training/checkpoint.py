@@ -6,13 +6,12 @@ under another name and renamed when all of it is on disk, so that a process kill
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +191,11 @@ def restore_checkpoint(model: keras.Model, path: str | os.PathLike) -> RunState:
         raise ValueError(f"{path}: damaged checkpoint, {problem}. Take another one, or start the run anew.")
     if not model.built or getattr(model, "optimizer", None) is None:
         raise ValueError(f"{path}: `model` must be built and compiled before its state is restored. Received: {model}")
-    with _without_optimizer(model):
+    optimizer, model.optimizer = model.optimizer, None  # Keras would look for its state in the weights' file
+    try:
         model.load_weights(path / _WEIGHTS)
+    finally:
+        model.optimizer = optimizer
     with np.load(path / _STATE) as arrays:
         for kind, variables in _state_variables(model).items():
             _assign_all(path, kind, variables, [arrays[name] for name in arrays if name.startswith(f"{kind}/")])
@@ -214,20 +216,6 @@ def _write(model: keras.Model, folder: Path, state: RunState) -> None:
     for name in (*sizes, _MANIFEST):
         sync(folder / name)
     sync(folder)
-
-
-@contextlib.contextmanager
-def _without_optimizer(model: keras.Model) -> Iterator[None]:
-    """Takes the optimizer off `model` for a while: Keras looks for its state, which is not in weights files of ours."""
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        yield
-        return
-    model.optimizer = None
-    try:
-        yield
-    finally:
-        model.optimizer = optimizer
 
 
 def _state_variables(model: keras.Model) -> dict[str, list[Any]]:

@@ -25,7 +25,7 @@ from kmaskformer.data.label_spaces import label_space
 from kmaskformer.data.pipeline import Reader
 from kmaskformer.data.sources import from_coco_panoptic, from_folders
 from kmaskformer.data.synthetic import Shapes
-from kmaskformer.data.wrapped_reader import image_size_of
+from kmaskformer.data.wrapped_reader import WrappedReader
 from kmaskformer.structures import Sample
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -69,22 +69,16 @@ def benchmark_data(options: argparse.Namespace) -> None:
             del samples  # or it would go on reading files that are gone
 
 
-class Counted:
+class Counted(WrappedReader):
     """A reader that counts the samples read: the pipeline reads ahead of what is asked for."""
 
     def __init__(self, reader: Reader) -> None:
-        self.info, self.reads, self._reader = reader.info, 0, reader
-
-    def __len__(self) -> int:
-        return len(self._reader)
+        super().__init__(reader)
+        self.reads = 0
 
     def __getitem__(self, index: int) -> Sample:
         self.reads += 1
         return self._reader[index]
-
-    def image_size(self, index: int) -> tuple[int, int] | None:
-        """Height and width as the dataset states them, for recipes that group images by shape."""
-        return image_size_of(self._reader, index)
 
 
 def report(name: str, files: list[Path], samples: Iterator, reader: Counted, rounds: int) -> None:

@@ -191,6 +191,10 @@ def test_a_bomb_is_refused_before_it_is_decoded(client):
     many["instances"] = [{"b64": base64.b64encode(as_file(np.zeros((1024, 600, 3), np.uint8))).decode()}] * 2
     status, answer = client.post_json("/v1/models/panoptic:predict", many)
     assert status == 413 and "fewer images" in answer["error"]
+    tall_and_wide = as_file(np.zeros((1200, 400, 3), np.uint8)), as_file(np.zeros((400, 1200, 3), np.uint8))
+    many["instances"] = [{"b64": base64.b64encode(file).decode()} for file in tall_and_wide]
+    status, answer = client.post_json("/v1/models/panoptic:predict", many)
+    assert status == 413 and "fewer images" in answer["error"]
     assert_alive(client)
 
 
