@@ -29,14 +29,40 @@ def decode_mask(segmentation: Mapping[str, Any]) -> np.ndarray:
     Raises:
         ValueError: If the runs are not numbers from 0 on that add up to the mask's size.
     """
+    runs, size = check_run_lengths(segmentation), segmentation["size"]
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
+
+
+def check_run_lengths(segmentation: Mapping[str, Any]) -> np.ndarray:
+    """The run lengths of a mask, `(runs,)` int64, if they are such.
+
+    Raises:
+        ValueError: As `decode_mask`.
+    """
     counts, size = segmentation["counts"], segmentation["size"]
-    runs = np.asarray(counts, np.int64) if isinstance(counts, list) else _runs(counts)
+    if not isinstance(counts, list | str | bytes) or not _is_size(size):
+        raise ValueError(
+            "Run lengths need `counts`, text or a list of numbers, and `size`, height and width. "
+            f"Received: counts of type {type(counts).__name__}, size={size!r}"
+        )
+    runs = _listed_runs(counts) if isinstance(counts, list) else _runs(counts)
     if (runs < 0).any() or runs.sum() != size[0] * size[1]:
         raise ValueError(
             f"Run lengths must add up to the mask's size, height {size[0]} x width {size[1]} = {size[0] * size[1]}. "
             f"Received: runs that add up to {runs.sum()}" + (", some of them negative" * bool((runs < 0).any()))
         )
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
+    return runs
+
+
+def _is_size(size: Any) -> bool:
+    return isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)
+
+
+def _listed_runs(counts: list) -> np.ndarray:
+    runs = np.asarray(counts)
+    if runs.size and (runs.ndim != 1 or runs.dtype.kind not in "iu"):
+        raise ValueError(f"Run lengths must be whole numbers. Received: {str(counts)[:80]}")
+    return runs.astype(np.int64)
 
 
 def _characters(value: int) -> str:

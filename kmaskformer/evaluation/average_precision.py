@@ -13,6 +13,7 @@ import numpy as np
 from kmaskformer.evaluation.files import info_of_categories, read_instances
 from kmaskformer.evaluation.instance_records import checked_results, checked_truth
 from kmaskformer.evaluation.mean_iou import mean_or_nan
+from kmaskformer.evaluation.own_average_precision import own_average_precision
 from kmaskformer.extras import missing_extra
 from kmaskformer.json_files import read_json
 
@@ -47,17 +48,28 @@ def coco_average_precision(
     content = checked_truth(content, kind)
     results = checked_results(content, results, kind)
     if not results:
-        return _nothing_found(content)
+        return own_average_precision(content, results, kind)  # the official tool refuses an empty list
     # The official tool reports its progress on standard output.
     with contextlib.redirect_stdout(io.StringIO()):
         reference = coco_class()
-        reference.dataset = content
+        reference.dataset = {**content, "images": _with_sizes(content, results)}
         reference.createIndex()
         evaluation = evaluation_class(reference, reference.loadRes(results), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return _scores(evaluation, content)
+
+
+def _with_sizes(content: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The images, with the sizes that their masks state: the official tool wants them even where it needs none."""
+    masks = {
+        one["image_id"]: one["segmentation"]
+        for one in (*content["annotations"], *results)
+        if isinstance(one.get("segmentation"), Mapping)
+    }
+    sizes = {image_id: dict(zip(("height", "width"), mask["size"], strict=True)) for image_id, mask in masks.items()}
+    return [{**sizes.get(image["id"], {}), **image} for image in content["images"]]
 
 
 def _scores(evaluation: Any, content: Mapping[str, Any]) -> dict[str, float]:
@@ -67,17 +79,6 @@ def _scores(evaluation: Any, content: Mapping[str, Any]) -> dict[str, float]:
     for index, name in enumerate(info_of_categories(content["categories"]).class_names):
         values = precision[:, :, index]
         scores[f"AP/{name}"] = mean_or_nan(values[values > -1])
-    return scores
-
-
-def _nothing_found(content: Mapping[str, Any]) -> dict[str, float]:
-    """Scores of an empty result list, which the official tool refuses: 0 for every class that is there to find."""
-    annotations = [a for a in content["annotations"] if not a.get("iscrowd", 0)]
-    scores = dict.fromkeys(SCORE_NAMES, 0.0 if annotations else float("nan"))
-    present = {annotation["category_id"] for annotation in annotations}
-    info = info_of_categories(content["categories"])
-    for name, category_id in zip(info.class_names, info.dataset_ids, strict=True):
-        scores[f"AP/{name}"] = 0.0 if category_id in present else float("nan")
     return scores
 
 

@@ -11,7 +11,13 @@ import numpy as np
 from kmaskformer.data.run_lengths import decode_mask
 from kmaskformer.evaluation.files import info_of_categories
 from kmaskformer.evaluation.instance_precision import MAX_DETECTIONS, AveragePrecision, Instances, iou_of_overlaps
-from kmaskformer.evaluation.instance_records import checked_results, checked_truth, image_sizes, with_run_lengths
+from kmaskformer.evaluation.instance_records import (
+    box_of,
+    checked_results,
+    checked_truth,
+    image_sizes,
+    with_run_lengths,
+)
 
 
 def has_run_lengths(records: Sequence[Mapping[str, Any]]) -> bool:
@@ -89,16 +95,9 @@ def _masks(records: list) -> tuple[np.ndarray, np.ndarray]:
 
 def _boxes(records: list) -> tuple[np.ndarray, np.ndarray]:
     """Boxes `(boxes, 4)` left, top, width, height, and their areas."""
-    boxes = [record.get("bbox") or _box_of(decode_mask(record["segmentation"])) for record in records]
+    boxes = [record.get("bbox") or box_of(decode_mask(record["segmentation"])) for record in records]
     boxes = np.array(boxes, np.float64).reshape(-1, 4)
     return boxes, boxes[:, 2] * boxes[:, 3]
-
-
-def _box_of(mask: np.ndarray) -> list[float]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return [0.0, 0.0, 0.0, 0.0]
-    return [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
 
 
 def _iou(

@@ -49,7 +49,7 @@ def test_what_may_be_left_out_is_filled_in():
     (annotation,) = checked_truth(truth())["annotations"]
     assert (annotation["id"], annotation["iscrowd"], annotation["area"]) == (1, 0, 80)
     kept = checked_truth(truth(id=12, iscrowd=1, area=50.5))["annotations"][0]
-    assert (kept["id"], kept["iscrowd"], kept["area"]) == (12, 1, 50.5)
+    assert (kept["id"], kept["iscrowd"], kept["area"]) == (1, 1, 50.5)
 
 
 def test_masks_come_in_three_forms():
@@ -117,3 +117,141 @@ def test_errors_name_both_files(tmp_path, content, results, message):
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(ValueError, match=rf"results.json against .*truth.json: .*{message}"):
         score_instance_files(tmp_path / "truth.json", tmp_path / "results.json")
+
+
+def several():
+    """Three images of two instances each, found but for the last, one of them by a wrong mask."""
+    annotations, results = [], []
+    for image_id in (7, 8, 9):
+        for number, left in enumerate((2, 18)):
+            one = {"image_id": image_id, "category_id": 3 if number else 9, "segmentation": encode_mask(square(left))}
+            annotations.append({**one, "id": len(annotations) + 1, "area": 80, "iscrowd": 0})
+            results.append({**one, "score": 0.9 - 0.1 * len(results)})
+    results[1]["segmentation"] = encode_mask(square(22))
+    images = [{"id": image_id, "height": 20, "width": 30} for image_id in (7, 8, 9)]
+    return {**truth(), "images": images, "annotations": annotations}, results[:-1]
+
+
+def number_from_zero(content, results):
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["id"] = number
+
+
+def repeat_an_id(content, results):
+    content["annotations"][1]["id"] = content["annotations"][0]["id"]
+
+
+def leave_sizes_out(content, results):
+    for image in content["images"]:
+        del image["height"], image["width"]
+
+
+def leave_true_boxes_null(content, results):
+    content["annotations"][0]["bbox"] = None
+
+
+def give_every_result_the_box_of_its_mask(content, results):
+    for record in results:
+        left = 2 if record["category_id"] == 9 else 18
+        record["bbox"] = [left, 4, 8, 10]
+
+
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+@pytest.mark.parametrize(
+    "change", [number_from_zero, repeat_an_id, leave_sizes_out, leave_true_boxes_null, lambda content, results: None]
+)
+def test_what_says_nothing_about_the_masks_changes_no_score(change, kind):
+    pytest.importorskip("pycocotools")
+    expected = own_average_precision(*several(), kind)
+    # Of "dog" the surest result overlaps by a third, the next is right and the last instance not found: precision 1/2
+    # up to a recall of 1/3, of 101 recalls 34. All of "cat" is found.
+    assert expected["AP/dog"] == pytest.approx(34 / 101 / 2)
+    assert expected["AP/cat"] == pytest.approx(1.0)
+    content, results = several()
+    change(content, results)
+    for score in (own_average_precision, coco_average_precision):
+        assert score(content, results, kind) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+def test_a_box_of_the_first_result_alone_changes_nothing_but_the_box(kind):
+    pytest.importorskip("pycocotools")
+    content, results = several()
+    give_every_result_the_box_of_its_mask(content, results[:1])
+    scores = own_average_precision(content, results, kind)
+    assert coco_average_precision(content, results, kind) == pytest.approx(scores, nan_ok=True)
+
+
+def test_without_results_sizes_that_nothing_has_are_undefined():
+    pytest.importorskip("pycocotools")
+    content, _ = several()
+    expected = {"AP": 0.0, "APs": 0.0, "APm": np.nan, "APl": np.nan, "AR100": 0.0, "ARm": np.nan, "AP/dog": 0.0}
+    for score in (own_average_precision, coco_average_precision):
+        scores = score(content, [])
+        assert {key: scores[key] for key in expected} == pytest.approx(expected, nan_ok=True)
+
+
+def cut_off(segmentation):
+    return {**segmentation, "counts": segmentation["counts"][:-1]}
+
+
+@pytest.mark.parametrize("score", [own_average_precision, coco_average_precision])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": float("nan")}, r"`score` of each result must be a finite number.*'nan' of image_id 7, in entry 0"),
+        ({"score": "0.5"}, r"`score` of each result must be a finite number.*'0.5'"),
+        ({"score": None}, r"`score` of each result must be a finite number.*'None'"),
+        (
+            {"segmentation": {"size": [20, 30], "counts": "0Pl^1"}},
+            r"result of image_id 7: .*30 = 600.*48000",
+        ),
+        ({"segmentation": cut_off(encode_mask(square()))}, r"result of image_id 7: Run lengths must add up"),
+        (
+            {"segmentation": {"size": [20, 30], "counts": ""}},
+            r"of image_id 7: .*runs that add up to 0",
+        ),
+        ({"segmentation": {"size": [20, 30], "counts": None}}, r"result of image_id 7: .*counts of type NoneType"),
+        ({"segmentation": {"size": [20, 30], "counts": ["a"]}}, r"result of image_id 7: .*must be whole numbers"),
+        ({"segmentation": None}, r"Every result must have `segmentation`"),
+        ({"segmentation": []}, r"Every result must have `segmentation`"),
+        ({"bbox": [1, 2, 3]}, r"`bbox` of each result must be left, top, width and height, four numbers"),
+        ({"category_id": "3"}, r"`category_id` of each result must be a whole number.*'3'"),
+    ],
+)
+def test_results_that_cannot_be_compared_are_refused(score, changes, message):
+    if score is coco_average_precision:
+        pytest.importorskip("pycocotools")
+    with pytest.raises(ValueError, match=message):
+        score(truth(), [result(**changes)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_id": 77}, r"Annotations name images that the truth does not have: \[77\]"),
+        ({"category_id": 77}, r"Annotations name categories that the truth does not list: \[77\]"),
+        ({"iscrowd": "0"}, r"`iscrowd` of each true instance must be 0 or 1. Received: '0' of image_id 7"),
+        ({"iscrowd": 2}, r"`iscrowd` of each true instance must be 0 or 1"),
+        ({"area": float("nan")}, r"`area` of each true instance must be a number from 0 on"),
+        ({"area": "9"}, r"`area` of each true instance must be a number from 0 on"),
+        ({"segmentation": []}, r"Every true instance must have `segmentation`"),
+        ({"segmentation": cut_off(encode_mask(square()))}, r"truth of image_id 7: Run lengths must add up"),
+    ],
+)
+def test_true_instances_that_cannot_be_compared_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        checked_truth(truth(**changes))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"categories": [{"id": "90"}]}, r"`id` of each category must be a whole number.*'90'"),
+        ({"images": [{"id": 7, "height": "20", "width": 30}]}, r"`height` of each image must be a positive whole"),
+        ({"images": {"id": 7}}, r"The truth's `images` must be a list of objects"),
+    ],
+)
+def test_lists_of_something_else_are_refused(content, message):
+    with pytest.raises(ValueError, match=message):
+        checked_truth({**truth(), **content})
