@@ -16,12 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from kmaskformer.evaluation.evaluator import CombinedEvaluator, Evaluator, ImageOutputs, Truth, image_name
+from kmaskformer.evaluation.interrupted import InterruptedEvaluation, Progress, subject_of
 from kmaskformer.evaluation.score_tables import summarize
-from kmaskformer.evaluation.state import read_state, save_state
 from kmaskformer.inference.tiles import Tiling, stitch
 from kmaskformer.structures import DatasetInfo
 
-_PROGRESS = "progress"
 _SHOW_SECONDS = 10.0
 _SHOW_SHARE = 0.02
 _USED_OUTPUTS = ("class_logits", "mask_logits", "logits")
@@ -89,28 +88,32 @@ class Evaluation:
             state_file: If given, what has been counted is written there (`.npz`) again and again, and if it exists the
                 evaluation goes on where it was cut off; the dataset must yield the same batches again. The file is
                 deleted when all is done.
-            save_every: Batches between two writes.
+            save_every: Batches between two writes, from 1 on.
 
         Raises:
-            ValueError: As `evaluate`, and if `state_file` is not the state of such an evaluation.
+            ValueError: As `evaluate`, and if `state_file` is the state of another model's evaluation, of other
+                evaluators, options or images, or of none.
         """
+        if save_every < 1:
+            raise ValueError(f"`save_every` must be a positive number of batches. Received: save_every={save_every}")
         self._bind(dataset)
         tally = _Tally()
-        done = self._resume(state_file, tally) if state_file else 0
+        file = self._state_file(state_file) if state_file else None
+        done, batches = self._resume(file, dataset, tally) if file else (0, dataset)
         bar = tqdm(total=_num_batches(dataset), initial=done, desc="evaluate", unit="batch", disable=not progress)
         running = _RunningScores(bar, self._first_scores)
         with bar:
-            for number, (inputs, targets) in _batches(_from(dataset, done), tally, first=done + 1):
+            for number, (inputs, targets) in _batches(batches, tally, first=done + 1):
                 self._add_batch(inputs, targets, tally)
                 bar.update()
                 if progress:
                     running.show()
-                if state_file and number % save_every == 0:
-                    save_state(state_file, {**self.state(), _PROGRESS: tally.as_array(number)})
+                if file and number % save_every == 0:
+                    file.write(self.state(), Progress(number, tally.images, tally.failures, _names(targets)))
         tally.left_out_by(dataset)
         tally.check()
-        if state_file:
-            Path(state_file).unlink(missing_ok=True)
+        if file:
+            file.delete()
         scores = self.evaluator.result()
         if all(math.isnan(value) for value in summarize(scores).values()):
             warnings.warn(
@@ -126,22 +129,22 @@ class Evaluation:
         """What the evaluators have counted; states of several processes' parts can be merged."""
         return self.evaluator.state()
 
-    def _resume(self, state_file: str | Path, tally: _Tally) -> int:
-        """Number of batches that are counted already."""
-        if not Path(state_file).is_file():
-            return 0
-        state = read_state(state_file)
-        progress = state.pop(_PROGRESS, np.zeros(0))
-        # Without it the evaluation would begin with the first batch and count its images a second time.
-        if progress.shape != (3,):
-            raise ValueError(
-                f"{state_file}: expected the state of an evaluation that was cut off, whose `{_PROGRESS}` is 3 numbers "
-                f"(batches, images, failures). Received: {sorted(state)} and {progress.size} such numbers. "
-                "Delete it to evaluate from the start."
-            )
-        done, tally.images, tally.failures = (int(count) for count in progress)
-        self.evaluator.load_state(state)
-        return done
+    def _state_file(self, path: str | Path) -> InterruptedEvaluation:
+        return InterruptedEvaluation(path, subject_of(self.model, self.evaluator.evaluators, self.tiling))
+
+    def _resume(self, file: InterruptedEvaluation, dataset: Iterable, tally: _Tally) -> tuple[int, Iterable]:
+        """Number of batches that are counted already, and the others."""
+        found = file.read()
+        if found is None:
+            return 0, dataset
+        counts, progress = found
+        self.evaluator.load_state(counts)
+        done, tally.images, tally.failures = progress[:3]
+        # The batch that was counted last is read once more, to see that the dataset is the same.
+        batches = iter(_from(dataset, done - 1))
+        last = next(batches, None)
+        file.check_continued(progress.last_images, None if last is None else _names(_checked_targets(last[1])))
+        return done, batches
 
     def _first_scores(self) -> dict[str, str]:
         """The first score of each evaluator, as text."""
@@ -160,7 +163,7 @@ class Evaluation:
 
     def _add_batch(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], tally: _Tally) -> None:
         targets = _to_numpy(_checked_targets(targets))
-        names = [image_name(image_id) for image_id in targets["image_id"]]
+        names = _names(targets)
         inputs = _with_sizes(inputs)
         try:
             predict = self._whole(inputs) if self.tiling is None else functools.partial(self._in_tiles, inputs)
@@ -222,10 +225,6 @@ class _Tally:
         self.images = 0
         self.failures = 0
         self._first_error: Exception | None = None
-
-    def as_array(self, batches: int) -> np.ndarray:
-        """Batches done, images and failures, for a state file."""
-        return np.array([batches, self.images, self.failures], np.int64)
 
     def failed(self, name: str, error: Exception) -> None:
         self.failures += 1
@@ -297,6 +296,11 @@ def _batches(dataset: Iterable, tally: _Tally, first: int = 1) -> Iterator[tuple
             continue
         unreadable = 0
         yield number, batch
+
+
+def _names(targets: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a batch's images."""
+    return tuple(image_name(image_id) for image_id in _to_numpy(targets["image_id"]))
 
 
 def _compiled(function: Callable, spec: Callable) -> Callable:
