@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from PIL import Image
 
 from kmaskformer.data import coco_json
 from kmaskformer.data.run_lengths import encode_mask
+from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.json_files import read_json
 from kmaskformer.structures import DatasetInfo
 
@@ -79,12 +81,36 @@ def _check_annotation(annotation: Any, path: Path) -> None:
             f"{path}: each panoptic annotation needs image_id, file_name and segments_info; one lacks "
             f"{', '.join(absent)}. Received keys: {keys}; instance files are not panoptic files."
         )
+    if not isinstance(annotation["image_id"], int | str) or not isinstance(annotation["file_name"], str):
+        raise ValueError(
+            f"{path}: `image_id` must be a number or text and `file_name` text. "
+            f"Received: image_id={annotation['image_id']!r}, file_name={annotation['file_name']!r}"
+        )
+    if not isinstance(annotation["segments_info"], list):
+        raise ValueError(
+            f"{path}: `segments_info` must be a list, empty where there are no segments. "
+            f"Received: {annotation['segments_info']!r} of image_id {annotation['image_id']!r}"
+        )
     for segment in annotation["segments_info"]:
-        if not all(isinstance(segment.get(key), int) for key in ("id", "category_id")):
-            raise ValueError(
-                f"{path}: each segment needs whole numbers `id` and `category_id`. "
-                f"Received: {segment} of image_id {annotation['image_id']!r}"
-            )
+        _check_segment(segment, f"of image_id {annotation['image_id']!r}", path)
+
+
+def _check_segment(segment: Any, where: str, path: Path) -> None:
+    if not isinstance(segment, dict) or not all(_is_integer(segment.get(key)) for key in ("id", "category_id")):
+        raise ValueError(
+            f"{path}: each segment needs whole numbers `id` and `category_id`. Received: {segment} {where}"
+        )
+    if not 0 <= segment["id"] < 2**24:
+        raise ValueError(f"{path}: ids of segments must lie in 0..{2**24 - 1}. Received: {segment['id']} {where}")
+    if segment.get("iscrowd", 0) not in (0, 1):
+        raise ValueError(f"{path}: `iscrowd` must be 0 or 1. Received: {segment['iscrowd']!r} {where}")
+    area = segment.get("area", 0)
+    if not _is_integer(area) and not (isinstance(area, float) and area.is_integer()):
+        raise ValueError(f"{path}: `area` must be a whole number of pixels, or left out. Received: {area!r} {where}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def info_of_categories(categories: Sequence[Mapping[str, Any]], name: str = "coco") -> DatasetInfo:
@@ -163,8 +189,11 @@ class PanopticWriter:
             segments: Dicts with `id` and contiguous `category_id`.
 
         Raises:
-            ValueError: If an earlier image has the same id or the same PNG (`a/x` and `a_x`), or an id is too large.
+            ValueError: If an earlier image has the same id or the same PNG (`a/x` and `a_x`), an id is too large, a
+                class id is none, or map and segments do not name the same ids.
         """
+        segments = list(segments)
+        self._check(image_id, segmentation, segments)
         stem = str(image_id).replace("/", "_")
         self._names.add(str(image_id), file_id(stem))
         file_name = f"{stem}.png"
@@ -172,12 +201,33 @@ class PanopticWriter:
         infos = [_segment_info(segment, segmentation, self.info) for segment in segments]
         self._annotations.append({"image_id": file_id(image_id), "file_name": file_name, "segments_info": infos})
 
+    def _check(self, image_id: str, segmentation: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> None:
+        """Refuses what the official tool would refuse once all has been written."""
+        wrong = [s["category_id"] for s in segments if not 0 <= s["category_id"] < self.info.num_classes]
+        if wrong:
+            raise ValueError(
+                f"Segments of image {image_id!r} must have contiguous class ids 0..{self.info.num_classes - 1}. "
+                f"Received: {wrong[:5]}"
+            )
+        listed, found = {int(segment["id"]) for segment in segments}, ids_in(segmentation) - {0}
+        if listed != found:
+            raise ValueError(
+                f"Map and segments of image {image_id!r} must name the same ids, besides 0 for void. "
+                f"Received: {sorted(found - listed)[:5]} in the map, {sorted(listed - found)[:5]} in `segments` alone"
+            )
+
     def save(self) -> Path:
         """Writes the JSON and returns its path."""
         images = [{"id": a["image_id"], "file_name": a["file_name"]} for a in self._annotations]
         content = {"images": images, "annotations": self._annotations, "categories": coco_json.categories(self.info)}
         self.path.write_text(json.dumps(content), encoding="utf-8")
         return self.path
+
+
+def ids_in(segmentation: np.ndarray) -> set[int]:
+    """The values of a `(height, width)` map of integers."""
+    values, _, _ = joint_runs(segmentation, segmentation)
+    return set(values.tolist())
 
 
 def write_panoptic_png(path: str | Path, segmentation: np.ndarray) -> None:
@@ -227,7 +277,12 @@ def instance_record(image_id: str, category_id: int, score: float, mask: np.ndar
         category_id: The dataset's own category id.
         score: Confidence, 0..1.
         mask: `(height, width)` bool.
+
+    Raises:
+        ValueError: If the score is not finite, which JSON cannot say and no order has a place for.
     """
+    if not math.isfinite(score):
+        raise ValueError(f"The score of an instance must be a finite number. Received: {score} of image {image_id!r}")
     return {
         "image_id": file_id(image_id),
         "category_id": int(category_id),

@@ -10,7 +10,7 @@ import numpy as np
 from kmaskformer.evaluation.id_places import places_of
 from kmaskformer.evaluation.joint_runs import add_to_cells, joint_runs
 from kmaskformer.evaluation.mean_iou import checked_class_names, mean_or_nan
-from kmaskformer.evaluation.state import checked_state
+from kmaskformer.evaluation.state import check_mergeable, checked_state
 from kmaskformer.structures import DatasetInfo
 
 _VOID_ID = 0
@@ -37,7 +37,7 @@ class SegmentTable(NamedTuple):
         return cls.from_columns(
             [segment["id"] for segment in segments],
             [segment["category_id"] for segment in segments],
-            [segment.get("iscrowd", segment.get("is_crowd", 0)) for segment in segments],
+            [_crowd_flag(segment.get("iscrowd", segment.get("is_crowd", 0))) for segment in segments],
             [segment.get("area", -1) for segment in segments],
         )
 
@@ -57,6 +57,13 @@ class SegmentTable(NamedTuple):
             lengths = {name: column.size for name, column in table._asdict().items()}
             raise ValueError(f"The columns of a segment table must have one length. Received: {lengths}")
         return table
+
+
+def _crowd_flag(value: Any) -> bool:
+    # As a truth value the text "0" would be true, and a 2, which is no crowd for panopticapi, too.
+    if value not in (0, 1):
+        raise ValueError(f"`iscrowd` of a segment must be 0 or 1, or a bool. Received: {value!r}")
+    return bool(value)
 
 
 class PanopticQuality:
@@ -128,11 +135,7 @@ class PanopticQuality:
 
     def merge(self, other: PanopticQuality) -> PanopticQuality:
         """Adds the images that another instance has seen, for instance in another process; returns self."""
-        if other.num_classes != self.num_classes:
-            raise ValueError(
-                "Only scores over the same classes can be merged. "
-                f"Received: {self.num_classes} and {other.num_classes} classes"
-            )
+        check_mergeable(self, other)
         for key in _COUNTS:
             setattr(self, key, getattr(self, key) + getattr(other, key))
         return self

@@ -223,3 +223,9 @@ def test_tables_of_columns_and_dataset_records():
 def test_errors(action, message):
     with pytest.raises(ValueError, match=message):
         action()
+
+
+@pytest.mark.parametrize("value", ["0", 2, None])
+def test_a_crowd_is_0_or_1(value):
+    with pytest.raises(ValueError, match=f"`iscrowd` of a segment must be 0 or 1, or a bool. Received: {value!r}"):
+        SegmentTable.of([{"id": 1, "category_id": 0, "iscrowd": value}])

@@ -178,3 +178,50 @@ def test_label_pngs_hold_the_ids_that_the_servers_of_the_benchmarks_take(tmp_pat
     writer.add("image", types.SimpleNamespace(segmentation=class_map))
     stored = Image.open(writer.save() / "image.png")
     assert stored.mode == "L" and np.asarray(stored).tolist() == [ids]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "segments", "message"),
+    [
+        ([[1, 1]], [{"id": 1, "category_id": -1}], r"image '7' must have contiguous class ids 0..1. Received: \[-1\]"),
+        ([[1, 1]], [{"id": 1, "category_id": 2}], r"contiguous class ids 0..1. Received: \[2\]"),
+        ([[1, 2]], [{"id": 1, "category_id": 0}], r"Received: \[2\] in the map, \[\] in `segments` alone"),
+        ([[1, 0]], [{"id": i, "category_id": 0} for i in (1, 3)], r"Received: \[\] in the map, \[3\] in `segments` al"),
+        ([[1.0, 0.0]], [{"id": 1, "category_id": 0}], "Maps must hold integers"),
+    ],
+)
+def test_panoptic_files_that_no_tool_would_take_are_not_written(tmp_path, segmentation, segments, message):
+    writer = files.PanopticWriter(tmp_path / "predictions.json", INFO)
+    with pytest.raises(ValueError, match=message):
+        writer.add("7", np.array(segmentation), segments)
+    assert list(writer.folder.iterdir()) == []
+
+
+def test_scores_that_no_json_can_hold_are_refused():
+    with pytest.raises(ValueError, match=r"must be a finite number. Received: nan of image 'a'"):
+        files.instance_record("a", 1, float("nan"), np.ones((2, 2), bool))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": [1]}, r"`image_id` must be a number or text and `file_name` text. Received: image_id=\[1\]"),
+        ({"file_name": 7}, r"`image_id` must be .* text. Received: image_id=1, file_name=7"),
+        ({"segments_info": None}, r"`segments_info` must be a list, .*None of image_id 1"),
+        ({"segments_info": [7]}, r"each segment needs whole numbers `id` and `category_id`. Received: 7"),
+        ({"id": 2**70}, r"ids of segments must lie in 0..16777215"),
+        ({"iscrowd": "0"}, r"`iscrowd` must be 0 or 1. Received: '0' of image_id 1"),
+        ({"iscrowd": 2}, r"`iscrowd` must be 0 or 1"),
+        ({"area": None}, r"`area` must be a whole number of pixels, or left out. Received: None of image_id 1"),
+        ({"area": "many"}, r"`area` must be a whole number of pixels"),
+    ],
+)
+def test_panoptic_files_of_something_else_are_refused(tmp_path, change, message):
+    segment = {"id": 1, "category_id": 1, "iscrowd": 0, "area": 4.0}
+    annotation = {"image_id": 1, "file_name": "1.png", "segments_info": [segment]}
+    (annotation if next(iter(change)) in annotation else segment).update(change)
+    path = tmp_path / "truth.json"
+    path.with_suffix("").mkdir()
+    path.write_text(json.dumps({"annotations": [annotation], "categories": []}))
+    with pytest.raises(ValueError, match=rf"truth.json: {message}"):
+        files.read_panoptic_file(path)
