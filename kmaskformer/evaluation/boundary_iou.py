@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from kmaskformer.evaluation.joint_runs import check_maps
 from kmaskformer.evaluation.mean_iou import MeanIoU, checked_class_names
+from kmaskformer.evaluation.state import check_mergeable
 from kmaskformer.structures import VOID, DatasetInfo
 
 
@@ -86,6 +87,7 @@ class BoundaryIoU:
 
     def merge(self, other: BoundaryIoU) -> BoundaryIoU:
         """Adds the images that another instance has seen; returns self."""
+        check_mergeable(self, other)
         self._counts.merge(other._counts)
         return self
 

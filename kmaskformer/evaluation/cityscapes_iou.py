@@ -8,7 +8,7 @@ import numpy as np
 
 from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.evaluation.mean_iou import MeanIoU, checked_class_names, mean_or_nan
-from kmaskformer.evaluation.state import checked_state
+from kmaskformer.evaluation.state import check_mergeable, checked_state
 from kmaskformer.structures import VOID, DatasetInfo
 
 CATEGORIES = {
@@ -114,6 +114,7 @@ class CityscapesIoU:
 
     def merge(self, other: CityscapesIoU) -> CityscapesIoU:
         """Adds the images that another instance has seen; returns self."""
+        check_mergeable(self, other)
         self._pixels.merge(other._pixels)
         self._weighted += other._weighted
         return self

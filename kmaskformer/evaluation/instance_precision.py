@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kmaskformer.evaluation.mean_iou import checked_class_names, mean_or_nan
-from kmaskformer.evaluation.state import checked_state
+from kmaskformer.evaluation.state import check_mergeable, checked_state
 from kmaskformer.structures import DatasetInfo
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -106,11 +106,7 @@ class AveragePrecision:
         Detections of one score rank in the order in which they came, as in the official tool, so that where scores
         repeat the order of merging can show.
         """
-        if other.num_classes != self.num_classes:
-            raise ValueError(
-                "Only scores over the same classes can be merged. "
-                f"Received: {self.num_classes} and {other.num_classes} classes"
-            )
+        check_mergeable(self, other)
         self._truths += other._truths
         self._parts.extend(other._parts)
         return self

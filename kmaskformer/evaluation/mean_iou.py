@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kmaskformer.evaluation.joint_runs import add_to_cells, joint_runs
-from kmaskformer.evaluation.state import checked_state
+from kmaskformer.evaluation.state import check_mergeable, checked_state
 from kmaskformer.structures import VOID, DatasetInfo
 
 
@@ -101,11 +101,7 @@ class MeanIoU:
 
     def merge(self, other: MeanIoU) -> MeanIoU:
         """Adds the images that another instance has seen, for instance in another process; returns self."""
-        if other.num_classes != self.num_classes:
-            raise ValueError(
-                "Only scores over the same classes can be merged. "
-                f"Received: {self.num_classes} and {other.num_classes} classes"
-            )
+        check_mergeable(self, other)
         self._counts += other._counts
         return self
 

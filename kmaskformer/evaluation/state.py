@@ -5,10 +5,28 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kmaskformer.whole_files import written_whole
+
+
+def check_mergeable(metric: Any, other: Any) -> None:
+    """Raises a `ValueError` unless two metrics are of one kind and count the same classes, in the same order."""
+    if type(other) is not type(metric):
+        raise ValueError(
+            f"Only metrics of one kind can be merged. Received: {type(metric).__name__} and {type(other).__name__}"
+        )
+    if len(other.class_names) != len(metric.class_names):
+        received = f"{len(metric.class_names)} and {len(other.class_names)} classes"
+        raise ValueError(f"Only scores over the same classes can be merged. Received: {received}")
+    if other.class_names != metric.class_names:
+        pairs = zip(metric.class_names, other.class_names, strict=True)
+        index, (one, another) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise ValueError(
+            f"Only scores over the same classes can be merged. Received: class {index} {one!r} and {another!r}"
+        )
 
 
 def checked_state(

@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kmaskformer.evaluation.boundary_iou import BoundaryIoU
+from kmaskformer.evaluation.instance_precision import AveragePrecision
+from kmaskformer.evaluation.mean_iou import MeanIoU
+from kmaskformer.evaluation.panoptic_quality import PanopticQuality
 from kmaskformer.evaluation.state import read_state, save_state
 
 STATE = {"semantic/counts": np.arange(6).reshape(2, 3), "progress": np.array([1, 2, 0])}
@@ -51,3 +55,14 @@ def test_other_files_are_refused_by_name(tmp_path, write):
     write(tmp_path / "state.npz")
     with pytest.raises(ValueError, match=r"state.npz: not the state of an evaluation .*Delete it to evaluate"):
         read_state(tmp_path / "state.npz")
+
+
+@pytest.mark.parametrize("metric", [MeanIoU, PanopticQuality, BoundaryIoU, AveragePrecision])
+def test_only_metrics_of_one_kind_and_the_same_classes_are_merged(metric):
+    other = PanopticQuality if metric is not PanopticQuality else MeanIoU
+    with pytest.raises(ValueError, match=f"metrics of one kind.*Received: {metric.__name__} and {other.__name__}"):
+        metric(2).merge(other(2))
+    with pytest.raises(ValueError, match=r"the same classes can be merged. Received: 2 and 3 classes"):
+        metric(2).merge(metric(3))
+    with pytest.raises(ValueError, match="Received: class 1 'sky' and 'sea'"):
+        metric(2, class_names=("cat", "sky")).merge(metric(2, class_names=("cat", "sea")))
