@@ -51,6 +51,23 @@ def files_written_whole(folder: Path, optional: Sequence[str] = ()) -> Iterator[
             os.replace(Path(aside) / name, folder / name)
 
 
+def check_can_write(path: str | os.PathLike) -> None:
+    """Makes the folder of a file that is to be written, and tries to open the file; its content stays.
+
+    To be called before the work whose result is to be written there.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("ab"):
+        pass
+    if is_new:
+        path.unlink()
+
+
 def sync(path: Path) -> None:
     """Makes sure that a file's or folder's content is on disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -20,6 +20,7 @@ from kmaskformer.data.label_spaces import IGNORE_VALUES
 from kmaskformer.data.sources import class_record
 from kmaskformer.evaluation import score_files
 from kmaskformer.evaluation.score_tables import format_scores, write_metrics
+from kmaskformer.whole_files import check_can_write
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -85,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     with warnings.catch_warnings(), one_line_errors():
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        if options.output:
+            check_can_write(options.output)
         scores = score(options)
     print(format_scores(scores))
     if options.output:

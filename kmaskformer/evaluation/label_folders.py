@@ -105,5 +105,6 @@ def _label_maps(folder: Path) -> list[Path]:
     """Paths relative to the folder, in order."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of label PNGs")
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    # Hidden files are no label maps: macOS puts one, `._0.png`, beside each file that it copies to other disks.
+    paths = (p for p in folder.rglob("[!.]*") if p.suffix.lower() in SUFFIXES and p.is_file())
     return sorted(path.relative_to(folder) for path in paths)

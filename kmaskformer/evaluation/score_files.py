@@ -214,7 +214,7 @@ def _score_instances(content: Any, results: list[dict[str, Any]]) -> dict[str, f
     official = importlib.util.find_spec("pycocotools") is not None
     score = coco_average_precision if official else own_average_precision
     scores = _prefixed("instance", score(content, results, "segm"))
-    if content["annotations"] and all("bbox" in annotation for annotation in content["annotations"]):
+    if content["annotations"] and all(one.get("bbox") for one in content["annotations"]):
         scores |= _prefixed("box", score(content, results, "bbox"))
     return scores
 
@@ -276,9 +276,10 @@ def _common_images(true: PanopticFile, predicted: PanopticFile) -> dict[Any, str
         raise ValueError(f"{true.path}: the truth must have at least one annotation. Received: none")
     missing = [image_id for image_id in true.annotations if image_id not in predicted.annotations]
     if missing:
+        example = next((f"; those predicted are such as {image_id!r}" for image_id in predicted.annotations), "")
         raise ValueError(
             f"{predicted.path}: every image of the truth needs a prediction (it may have no segments). "
-            f"Missing: {len(missing)} of {len(true.annotations)}, first image_id {missing[0]!r}"
+            f"Missing: {len(missing)} of {len(true.annotations)}, first image_id {missing[0]!r}{example}"
         )
     return {
         image_id: f"image {image_id}: {predicted.png(image_id)} against {true.png(image_id)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,11 +128,19 @@ def test_panoptic_files_that_do_not_fit(tmp_path):
     small = write_panoptic(tmp_path / "small.json", TRUTH, TRUTH[:1])
     with pytest.raises(ValueError, match=r"image 1: .*small/1.png against .*truth/1.png: .* must have the same size"):
         score_files.score_panoptic_files(truth, small)
-    unlisted = write_panoptic(tmp_path / "unlisted.json", TRUTH, TRUTH, segments=SEGMENTS[:1])
+    unlisted = tmp_path / "unlisted.json"
+    content = json.loads(Path(write_panoptic(unlisted, TRUTH, TRUTH)).read_text())
+    del content["annotations"][0]["segments_info"][1]
+    unlisted.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"image 0: .* table lacks: \[2\]"):
         score_files.score_panoptic_files(truth, unlisted)
     with pytest.raises(ValueError, match=r"image 0: .* table lacks: \[2\]"):
         score_files.score_semantic_from_panoptic(truth, unlisted)
+    as_text = json.loads(Path(one).read_text())
+    as_text["annotations"][0]["image_id"] = "0"
+    Path(one).write_text(json.dumps(as_text))
+    with pytest.raises(ValueError, match=r"Missing: 2 of 2, first image_id 0; those predicted are such as '0'"):
+        score_files.score_panoptic_files(truth, one)
     with pytest.raises(ValueError, match="truth must have at least one annotation"):
         score_files.score_panoptic_files(write_panoptic(tmp_path / "none.json"), truth)
 
@@ -326,3 +335,13 @@ def test_cityscapes_files_as_they_unpack(script, tmp_path):
     scores = run(script, tmp_path, *arguments, "--label-space", "cityscapes_19")
     assert scores["semantic/IoU/road"] == scores["semantic/IoU/sidewalk"] == 1.0
     assert scores["semantic/mIoU_truth_classes"] == 1.0
+
+
+def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_scored(script, tmp_path, panoptic, monkeypatch):
+    monkeypatch.setattr(script, "score", lambda options: pytest.fail("scored"))
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file" / "metrics.json", tmp_path / "folder.json"):
+        if output.name == "folder.json":
+            output.mkdir()
+        with pytest.raises(SystemExit, match=r"error: .*(file|folder\.json)"):
+            script.main(["panoptic", *panoptic, "--output", str(output)])
