@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from kmaskformer.command_line.command import one_line_errors
 from kmaskformer.data.label_spaces import IGNORE_VALUES
 from kmaskformer.data.sources import class_record
 from kmaskformer.evaluation import score_files
-from kmaskformer.evaluation.score_tables import format_scores, write_metrics
+from kmaskformer.evaluation.score_tables import format_scores, summarize, write_metrics
 from kmaskformer.whole_files import check_can_write
 
 
@@ -89,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output:
             check_can_write(options.output)
         scores = score(options)
+    if all(math.isnan(value) for value in summarize(scores).values()):
+        print("warning: every score is undefined: the truth has nothing to find, or no labelled pixel", file=sys.stderr)
     print(format_scores(scores))
     if options.output:
         print(f"written: {write_metrics(scores, options.output)}")

@@ -345,3 +345,11 @@ def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_scored(s
             output.mkdir()
         with pytest.raises(SystemExit, match=r"error: .*(file|folder\.json)"):
             script.main(["panoptic", *panoptic, "--output", str(output)])
+
+
+def test_a_truth_without_a_labelled_pixel_is_noticed(script, tmp_path, capsys):
+    for folder in ("truth", "predictions"):
+        write_label_map(tmp_path / folder / "a.png", np.full((2, 2), 255))
+    arguments = ["--truth", str(tmp_path / "truth"), "--predictions", str(tmp_path / "predictions"), "--classes", "2"]
+    assert run(script, tmp_path, "semantic", *arguments)["semantic/mIoU"] is None
+    assert "warning: every score is undefined" in capsys.readouterr().err
