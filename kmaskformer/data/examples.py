@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from kmaskformer.data import images
 from kmaskformer.data.label_maps import segments_of_classes
@@ -17,7 +18,8 @@ _TRUTHS = ("label_map", "segment_map", "masks")
 class Examples:
     """Examples from plain Python: dicts with an `image` and its truth in one of three forms.
 
-    - `label_map`: `(height, width)` ids of classes, as a semantic PNG holds them; or the path of such a file;
+    - `label_map`: `(height, width)` ids of classes, as a semantic PNG holds them; or the path of such a file, or a PIL
+      image, unless it was compressed with loss;
     - `segment_map` `(height, width)`, row of the table or -1, with `labels` `(segments,)`, contiguous class ids;
     - `masks` `(segments, height, width)`, anything but 0 is inside, with `labels`; where masks overlap, the smallest
       one has the pixel.
@@ -104,9 +106,11 @@ def _image(image: Any, where: str) -> np.ndarray:
 
 
 def _whole_numbers(values: Any, where: str, kind: str) -> np.ndarray:
-    """As int32; a path is read as a label map."""
+    """As int32; a path or a PIL image is read as a label map."""
     if isinstance(values, images.ImageSource):
         return images.read_label_map(values)
+    if isinstance(values, Image.Image):
+        return images.stored_ids(values, f"{where}: `{kind}`")
     numbers = np.asarray(values)
     if numbers.dtype.kind not in "biu":
         raise ValueError(
@@ -120,6 +124,8 @@ def _whole_numbers(values: Any, where: str, kind: str) -> np.ndarray:
 
 
 def _from_masks(masks: Any, where: str) -> np.ndarray:
+    if isinstance(masks, list | tuple):
+        masks = [_whole_numbers(mask, where, "masks") if isinstance(mask, Image.Image) else mask for mask in masks]
     masks = np.asarray(masks)
     if masks.ndim != 3:
         raise ValueError(f"{where}: `masks` must be (segments, height, width). Received: shape {masks.shape}.")

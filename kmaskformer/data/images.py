@@ -27,6 +27,8 @@ _TRANSPOSE = {
 """What makes an image upright, by the value of its EXIF orientation tag."""
 _FULL_SIZE = "kmaskformer_full_size"
 _PNG_KIND = "kmaskformer_png_kind"  # of a PNG, bits and kind of its channels
+_LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "AVIF")
+_LOSSY_COMPRESSIONS = ("jpeg", "tiff_jpeg", "webp")  # of a TIFF, by Pillow's names
 
 
 def read_image(source: ImageSource) -> np.ndarray:
@@ -61,18 +63,18 @@ def read_label_map(source: ImageSource) -> np.ndarray:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, holds colours instead of ids, or was compressed with loss.
     """
-    image = _open(source, "label map")
-    if image.format in ("JPEG", "WEBP"):
-        raise ValueError(
-            f"{_name(source)}: a label map must be stored without loss, as PNG. Received: {image.format}, whose "
-            "compression changes ids at borders. Save the original labels as PNG."
-        )
-    _check_depth(image, source)
+    return stored_ids(_open(source, "label map"), _name(source))
+
+
+def stored_ids(image: Image.Image, where: str) -> np.ndarray:
+    """The label map that a PIL image is, as `read_label_map` reads it; `where` begins the message of an error."""
+    _refuse_loss(image, where)
+    _check_depth(image, where)
     if image.mode in ("LA", "RGB", "RGBA") and _is_grey(image):
         image = image.getchannel(0)
     if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
         raise ValueError(
-            f"{_name(source)}: a label map must have one channel that holds ids. Received: a {image.mode} image, "
+            f"{where}: a label map must have one channel that holds ids. Received: a {image.mode} image, "
             "whose pixels are colours. Convert each colour to its class id and save an 8-bit grey or palette PNG."
         )
     return np.asarray(image).astype(np.int32)
@@ -83,9 +85,10 @@ def read_panoptic_ids(source: ImageSource) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read or is not RGB.
+        ValueError: If it cannot be read, is not RGB, or was compressed with loss.
     """
     image = _open(source, "panoptic PNG")
+    _refuse_loss(image, _name(source))
     # Optimizing programs store images of few colours with a palette.
     if image.mode not in ("RGB", "RGBA", "P"):
         raise ValueError(
@@ -133,14 +136,25 @@ def read_pair(
     )
 
 
-def _check_depth(image: Image.Image, source: ImageSource) -> None:
+def _refuse_loss(image: Image.Image, where: str) -> None:
+    """Refuses ids from a compression that mixes neighbours; that of a TIFF is known by what it holds, not its name."""
+    compression = image.info.get("compression") if image.format == "TIFF" else None
+    if image.format in _LOSSY_FORMATS or compression in _LOSSY_COMPRESSIONS:
+        received = f"a TIFF compressed as {compression}" if compression else image.format
+        raise ValueError(
+            f"{where}: a label map must be stored without loss, as PNG. Received: {received}, whose "
+            "compression changes ids at borders. Save the original labels as PNG."
+        )
+
+
+def _check_depth(image: Image.Image, where: str) -> None:
     """Refuses PNGs whose numbers Pillow changes: 2 and 4 bits of grey are stretched to 8, 16-bit colours cut to 8."""
-    if image.format != "PNG":
+    if _PNG_KIND not in image.info or image.format != "PNG":  # opened elsewhere, its bytes are out of reach
         return
     depth, kind = image.info[_PNG_KIND]
     if (kind == 0 and depth in (2, 4)) or (kind in (2, 4, 6) and depth == 16):
         raise ValueError(
-            f"{_name(source)}: a label map must be PNG with 8 or 16 bits of grey, or a palette. Received: {depth} bits "
+            f"{where}: a label map must be PNG with 8 or 16 bits of grey, or a palette. Received: {depth} bits "
             f"of {'grey' if kind == 0 else 'colour or alpha'}. Save it as 8-bit or 16-bit grey, with the same numbers."
         )
 

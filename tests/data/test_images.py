@@ -169,6 +169,18 @@ def test_label_maps_that_are_none(picture, tmp_path):
         read_label_map(tmp_path / "none.png")
 
 
+def test_ids_in_a_lossy_tiff_are_refused(picture, tmp_path):
+    """A TIFF may hold a JPEG; what compresses without loss is read."""
+    path = save(picture[..., 0], tmp_path / "lossy.tif", compression="jpeg")
+    with pytest.raises(ValueError, match=r"lossy.tif: .*stored without loss.*a TIFF compressed as jpeg"):
+        read_label_map(path)
+    with pytest.raises(ValueError, match=r"lossy.tif: .*stored without loss"):
+        read_panoptic_ids(save(picture, tmp_path / "lossy.tif", compression="jpeg"))
+    for lossless in ("tiff_lzw", "tiff_deflate", "packbits", None):
+        path = save(picture[..., 0], tmp_path / "map.tif", compression=lossless)
+        np.testing.assert_array_equal(read_label_map(path), picture[..., 0])
+
+
 def test_panoptic_ids(tmp_path):
     ids = np.array([[0, 255, 256, 65536, 16777215]])
     colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)

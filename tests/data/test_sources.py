@@ -217,6 +217,26 @@ def test_deep_and_turned_pictures_of_examples_are_read_as_files_are(tmp_path):
         assert picture.getexif().get(0x0112) == Image.open(tmp_path / name).getexif().get(0x0112)
 
 
+def test_maps_that_were_opened_with_pillow(tmp_path):
+    """They are read as their files are: ids of lossless files, with a palette too, and nothing that was lossy."""
+    labels = Image.fromarray(LABELS)
+    for name in ("a.png", "a.jpg", "a.webp", "lossy.tif"):
+        labels.save(tmp_path / name, **({"compression": "jpeg"} if name == "lossy.tif" else {}))
+    for kind in ("label_map", "masks"):
+        for name in ("a.jpg", "a.webp", "lossy.tif"):
+            picture = Image.open(tmp_path / name)
+            example = {"image": PICTURE, kind: picture if kind == "label_map" else [picture], "labels": [0]}
+            with pytest.raises(ValueError, match=rf"example 0: `{kind}`: a label map must be stored without loss"):
+                kmf.data.from_examples([example], ["soil", "crop"])[0]
+    labels.putpalette([9, 9, 9, 200, 0, 0])
+    for picture in (labels, Image.open(tmp_path / "a.png"), Image.open(tmp_path / "a.png").convert("RGB")):
+        sample = kmf.data.from_examples([(PICTURE, picture)], ["soil", "crop"])[0]
+        np.testing.assert_array_equal(sample["segment_map"], [[0, 1, 1], [0, 0, -1]])
+    masks = {"image": PICTURE, "masks": [Image.fromarray(LABELS == 1)], "labels": [1]}
+    sample = kmf.data.from_examples([masks], ["soil", "crop"])[0]
+    np.testing.assert_array_equal(sample["segment_map"], [[-1, 0, 0], [-1, -1, -1]])
+
+
 def test_numbers_that_do_not_fit_are_refused():
     reader = kmf.data.from_examples([(np.zeros((1, 2, 3), np.uint8), np.array([[0, 2**32 + 1]]))], ["a", "b"])
     with pytest.raises(ValueError, match=r"must hold numbers of 32 bits. Received: 0..4294967297"):
