@@ -24,8 +24,9 @@ class Examples:
     - `masks` `(segments, height, width)`, anything but 0 is inside, with `labels`; where masks overlap, the smallest
       one has the pixel.
 
-    `image` is `(height, width, 3)` or `(height, width)` uint8, a PIL image, or a path. `is_crowd` `(segments,)` and
-    `image_id` may be added. A pair `(image, label_map)` stands for the first form.
+    `image` is `(height, width, 3)` or `(height, width)` uint8, a PIL image, or a path. Files and PIL images with an
+    EXIF orientation are turned upright, maps by their own; two paths are aligned as `images.read_pair` does. `is_crowd`
+    `(segments,)` and `image_id` may be added. A pair `(image, label_map)` stands for the first form.
 
     Args:
         examples: A sequence, whose items are read when needed, or another iterable, which is kept in memory.
@@ -56,6 +57,7 @@ class Examples:
                 f"{where}: must have `image` and one of {', '.join(_TRUTHS)}, or be a pair (image, label_map). "
                 f"Received: {received}."
             )
+        example = _read_files(example, given[0])
         image = _image(example["image"], where)
         segment_map, labels = self._truth(example, given[0], where)
         if segment_map.shape != image.shape[:2]:
@@ -92,10 +94,18 @@ class Examples:
         return segment_map, labels
 
 
+def _read_files(example: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """The example with arrays for an image and a map that are both files, as only together they can be aligned."""
+    if not all(isinstance(example[key], images.ImageSource) for key in ("image", kind)):
+        return example
+    image, segment_map = images.read_pair(example["image"], example[kind])
+    return {**example, "image": image, kind: segment_map}
+
+
 def _image(image: Any, where: str) -> np.ndarray:
     if isinstance(image, images.ImageSource):
         return images.read_image(image)
-    pixels = np.asarray(images.upright_rgb(image.copy(), where) if hasattr(image, "convert") else image)
+    pixels = np.asarray(images.upright_rgb(image, where) if hasattr(image, "convert") else image)
     pixels = np.repeat(pixels[..., None], 3, axis=-1) if pixels.ndim == 2 else pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Image files and label maps, decoded with Pillow.
 
-Images come out upright, RGB and uint8 whatever the file holds; label maps come out as the numbers they store. Every
+Images come out upright, RGB and uint8 whatever the file holds; label maps come out as the numbers they store, upright
+by their own EXIF orientation. Every
 failure is a `ValueError` (or `FileNotFoundError`) that names the file.
 """
 
@@ -11,7 +12,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 ImageSource = str | os.PathLike | bytes
 
@@ -54,7 +55,7 @@ def read_image(source: ImageSource) -> np.ndarray:
 def read_label_map(source: ImageSource) -> np.ndarray:
     """Reads a map of class or instance ids: 8-bit, 16-bit or palette PNG (the palette's indices), or 32-bit TIFF.
 
-    Grey that was saved as colour, with or without alpha, is read as grey.
+    Grey that was saved as colour, with or without alpha, is read as grey. A map with an EXIF orientation is turned.
 
     Returns:
         `(height, width)` int32, the stored numbers.
@@ -70,6 +71,7 @@ def stored_ids(image: Image.Image, where: str) -> np.ndarray:
     """The label map that a PIL image is, as `read_label_map` reads it; `where` begins the message of an error."""
     _refuse_loss(image, where)
     _check_depth(image, where)
+    orientation = _orientation(image)
     if image.mode in ("LA", "RGB", "RGBA") and _is_grey(image):
         image = image.getchannel(0)
     if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
@@ -77,11 +79,11 @@ def stored_ids(image: Image.Image, where: str) -> np.ndarray:
             f"{where}: a label map must have one channel that holds ids. Received: a {image.mode} image, "
             "whose pixels are colours. Convert each colour to its class id and save an 8-bit grey or palette PNG."
         )
-    return np.asarray(image).astype(np.int32)
+    return _turned(np.asarray(image).astype(np.int32), orientation)
 
 
 def read_panoptic_ids(source: ImageSource) -> np.ndarray:
-    """Reads a COCO panoptic PNG: `(height, width)` int32 of `R + 256 G + 65536 B`.
+    """Reads a COCO panoptic PNG: `(height, width)` int32 of `R + 256 G + 65536 B`, turned by its EXIF orientation.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -97,19 +99,20 @@ def read_panoptic_ids(source: ImageSource) -> np.ndarray:
         )
     # Four bytes per pixel are one little-endian number whose highest byte, alpha, is masked out.
     numbers = np.asarray(image.convert("RGBA")).view("<u4")[..., 0]
-    return (numbers & 0xFFFFFF).view(np.int32)
+    return _turned((numbers & 0xFFFFFF).view(np.int32), _orientation(image))
 
 
 def read_pair(
-    image_path: str | Path, map_path: str | Path, read_map=read_label_map, least_edge: int = 0
+    image_path: ImageSource, map_path: ImageSource, read_map=read_label_map, least_edge: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads an image with its map, aligned.
 
-    A map of an EXIF-rotated image may have been drawn on the upright image or on the stored pixels. The size tells;
-    where both fit (a square image, or upside down), the map is taken to belong to the upright image that viewers show.
+    A map whose file has an EXIF orientation of its own is turned by it. Another map of an EXIF-rotated image may have
+    been drawn on the upright image or on the stored pixels. The size tells; where both fit (a square image, or upside
+    down), the map is taken to belong to the upright image that viewers show.
 
     Args:
-        image_path: The image.
+        image_path: The image, as a path or its bytes.
         map_path: Its label map.
         read_map: Reads the map's file to `(height, width)` int32.
         least_edge: If not 0, a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as no side
@@ -127,11 +130,10 @@ def read_pair(
     if segment_map.shape == size:
         return image, _shrunk(segment_map, image)
     if orientation >= 5 and segment_map.shape == size[::-1]:
-        upright = Image.fromarray(segment_map).transpose(_TRANSPOSE[orientation])
-        return image, _shrunk(np.asarray(upright), image)
+        return image, _shrunk(_turned(segment_map, orientation), image)
     raise ValueError(
-        f"Image and label map must have the same size. Received: {image_path} with height {size[0]}, width "
-        f"{size[1]}, and {map_path} with height {segment_map.shape[0]}, width {segment_map.shape[1]}. "
+        f"Image and label map must have the same size. Received: {_name(image_path)} with height {size[0]}, width "
+        f"{size[1]}, and {_name(map_path)} with height {segment_map.shape[0]}, width {segment_map.shape[1]}. "
         "Resize the one that is wrong (labels without interpolation), or correct the pattern that pairs them."
     )
 
@@ -164,6 +166,23 @@ def _is_grey(image: Image.Image) -> bool:
     return colors is None or bool((colors == colors[..., :1]).all())
 
 
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1, which is upright, where there is none that can be read."""
+    image.load()  # Pillow turns a TIFF itself when it is loaded, and takes the tag away
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except SyntaxError:  # EXIF data that are none; viewers show such images as they are stored
+        return 1
+    return orientation if orientation in _TRANSPOSE else 1
+
+
+def _turned(segment_map: np.ndarray, orientation: int) -> np.ndarray:
+    """The map made upright, as `_TRANSPOSE` makes an image."""
+    if orientation == 1:
+        return segment_map
+    return np.asarray(Image.fromarray(segment_map).transpose(_TRANSPOSE[orientation]))
+
+
 def _shrunk(segment_map: np.ndarray, image: np.ndarray) -> np.ndarray:
     """The map at the size of its image, which may have been decoded at a reduced size."""
     if segment_map.shape == image.shape[:2]:
@@ -175,15 +194,15 @@ def _decode_image(source: ImageSource, least_edge: int = 0) -> tuple[np.ndarray,
     """`(height, width, 3)` uint8 upright image, the EXIF orientation (1..8) of the file, and its upright full size."""
     image = _open(source, "image", least_edge)
     full_size = image.info[_FULL_SIZE][::-1]
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    orientation = orientation if orientation in _TRANSPOSE else 1
+    orientation = _orientation(image)
     full_size = full_size[::-1] if orientation >= 5 else full_size
     return upright_rgb(image, _name(source)), orientation, full_size
 
 
 def upright_rgb(image: Image.Image, where: str) -> np.ndarray:
-    """A PIL image as `read_image` shows it, which is turned upright itself; `where` begins the message of an error."""
-    ImageOps.exif_transpose(image, in_place=True)
+    """A PIL image as `read_image` shows it; `where` begins the message of an error."""
+    orientation = _orientation(image)
+    image = image.transpose(_TRANSPOSE[orientation]) if orientation != 1 else image
     if image.mode == "F":
         raise ValueError(
             f"{where}: images must hold whole numbers. Received: a floating-point image, whose range is "

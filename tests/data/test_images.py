@@ -112,10 +112,33 @@ def test_map_of_a_rotated_image_fits_either_way(picture, tmp_path, orientation):
         np.testing.assert_array_equal(label_map, image[..., 0])
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_map_with_its_own_orientation_is_turned_like_its_image(picture, tmp_path, orientation, suffix):
+    """The same pixels and the same tag in both files, as a program writes that copies the tags."""
+    image_path = save_with_orientation(picture, tmp_path / "image.png", orientation)
+    map_path = save_with_orientation(picture[..., 0], tmp_path / f"map.{suffix}", orientation)
+    image, label_map = read_pair(image_path, map_path)
+    np.testing.assert_array_equal(label_map, image[..., 0])
+    assert label_map.dtype == np.int32
+    panoptic_path = save_with_orientation(picture, tmp_path / f"panoptic.{suffix}", orientation)
+    ids = read_pair(image_path, panoptic_path, read_panoptic_ids)[1]
+    np.testing.assert_array_equal(ids, image.astype(np.int32) @ [1, 256, 65536])
+
+
+def test_exif_data_that_are_none_turn_nothing(picture, tmp_path):
+    path = save(picture, tmp_path / "a.png", exif=b"Exif\0\0garbage")
+    np.testing.assert_array_equal(read_image(path), picture)
+    path = save(picture[..., 0], tmp_path / "map.png", exif=b"garbage")
+    np.testing.assert_array_equal(read_label_map(path), picture[..., 0])
+
+
 def test_sizes_that_differ(picture, tmp_path):
     image, labels = save(picture, tmp_path / "image.png"), save(picture[:5, :, 0], tmp_path / "labels.png")
     with pytest.raises(ValueError, match=r"image.png with height 6, width 10, and .*labels.png with height 5, width"):
         read_pair(image, labels)
+    with pytest.raises(ValueError, match=r"<\d+ bytes> with height 6, width 10, and <\d+ bytes> with height 5"):
+        read_pair(image.read_bytes(), labels.read_bytes())
     rotated = save(picture[..., 0].T, tmp_path / "rotated.png")
     with pytest.raises(ValueError, match="same size"):
         read_pair(image, rotated)

@@ -237,6 +237,26 @@ def test_maps_that_were_opened_with_pillow(tmp_path):
     np.testing.assert_array_equal(sample["segment_map"], [[-1, 0, 0], [-1, -1, -1]])
 
 
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_maps_of_turned_pictures_are_aligned(tmp_path, orientation):
+    """Two paths as in folders: a lying map belongs to the stored pixels; a map with a tag is turned by it."""
+    stored = np.array([[0, 1, 2], [3, 4, 5]], np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(stored).save(tmp_path / "plain.png")
+    Image.fromarray(stored).save(tmp_path / "turned.tif", exif=exif, compression="tiff_lzw")
+    turned, plain, tiff = (tmp_path / name for name in ("turned.png", "plain.png", "turned.tif"))
+    examples = [(turned, turned), (turned, Image.open(turned)), (Image.open(turned), Image.open(turned))]
+    examples += [(tiff, tiff), (Image.open(tiff), Image.open(tiff))]
+    if orientation == 6:
+        examples += [(turned, plain), (turned.read_bytes(), plain.read_bytes())]
+        examples += [{"image": turned, "segment_map": str(plain), "labels": range(6)}]
+    for example in kmf.data.from_examples(examples, [str(i) for i in range(6)]):
+        np.testing.assert_array_equal(example["labels"][example["segment_map"]], example["image"][..., 0])
+        np.testing.assert_array_equal(example["image"][..., 0], np.rot90(stored, {3: 2, 6: -1}[orientation]))
+
+
 def test_numbers_that_do_not_fit_are_refused():
     reader = kmf.data.from_examples([(np.zeros((1, 2, 3), np.uint8), np.array([[0, 2**32 + 1]]))], ["a", "b"])
     with pytest.raises(ValueError, match=r"must hold numbers of 32 bits. Received: 0..4294967297"):
