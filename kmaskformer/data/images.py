@@ -28,6 +28,8 @@ _TRANSPOSE = {
 """What makes an image upright, by the value of its EXIF orientation tag."""
 _FULL_SIZE = "kmaskformer_full_size"
 _PNG_KIND = "kmaskformer_png_kind"  # of a PNG, bits and kind of its channels
+_PNG_CHANNELS = (2, 4, 6)  # kinds of several: colour, grey with alpha, colour with alpha
+_HIGH_BYTE_OF_12_BITS = 15  # of the largest number
 _LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "AVIF")
 _LOSSY_COMPRESSIONS = ("jpeg", "tiff_jpeg", "webp")  # of a TIFF, by Pillow's names
 
@@ -37,7 +39,7 @@ def read_image(source: ImageSource) -> np.ndarray:
 
     The EXIF orientation is applied, grey and palette images become RGB, alpha is dropped, the first frame is taken of
     an animation. 16-bit grey is brought to 8 bits by the same factor for every image of a bit depth: values up to 255
-    are kept, up to 4095 are taken for 12 bits, all others for 16.
+    are kept, up to 4095 are taken for 12 bits, all others for 16. Of 16-bit colours the high byte is taken.
 
     Args:
         source: Path of the file, or the file's bytes.
@@ -47,7 +49,7 @@ def read_image(source: ImageSource) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read as an image.
+        ValueError: If it cannot be read as an image, or is a 16-bit colour PNG whose values all lie below 4096.
     """
     return _decode_image(source)[0]
 
@@ -154,7 +156,7 @@ def _check_depth(image: Image.Image, where: str) -> None:
     if _PNG_KIND not in image.info or image.format != "PNG":  # opened elsewhere, its bytes are out of reach
         return
     depth, kind = image.info[_PNG_KIND]
-    if (kind == 0 and depth in (2, 4)) or (kind in (2, 4, 6) and depth == 16):
+    if (kind == 0 and depth in (2, 4)) or (kind in _PNG_CHANNELS and depth == 16):
         raise ValueError(
             f"{where}: a label map must be PNG with 8 or 16 bits of grey, or a palette. Received: {depth} bits "
             f"of {'grey' if kind == 0 else 'colour or alpha'}. Save it as 8-bit or 16-bit grey, with the same numbers."
@@ -196,7 +198,19 @@ def _decode_image(source: ImageSource, least_edge: int = 0) -> tuple[np.ndarray,
     full_size = image.info[_FULL_SIZE][::-1]
     orientation = _orientation(image)
     full_size = full_size[::-1] if orientation >= 5 else full_size
-    return upright_rgb(image, _name(source)), orientation, full_size
+    pixels = upright_rgb(image, _name(source))
+    _refuse_low_colors(pixels, image, _name(source))
+    return pixels, orientation, full_size
+
+
+def _refuse_low_colors(pixels: np.ndarray, image: Image.Image, where: str) -> None:
+    """Refuses 16-bit colour PNGs of 8 or 12 bits' values, of which Pillow's high byte leaves nearly nothing."""
+    depth, kind = image.info[_PNG_KIND] if image.format == "PNG" else (8, 0)
+    if depth == 16 and kind in _PNG_CHANNELS and pixels.max() <= _HIGH_BYTE_OF_12_BITS:
+        raise ValueError(
+            f"{where}: a PNG with 16 bits per channel must use them. Received: values that all lie below "
+            f"{256 * (_HIGH_BYTE_OF_12_BITS + 1)}, so that their range is not known. Save it with 8 bits per channel."
+        )
 
 
 def upright_rgb(image: Image.Image, where: str) -> np.ndarray:

@@ -214,17 +214,39 @@ def test_panoptic_ids(tmp_path):
         read_panoptic_ids(save(colors[..., 0], tmp_path / "grey.png"))
 
 
-@pytest.mark.parametrize(
-    ("depth", "kind", "raw"), [(2, 0, b"\x00\x1b"), (4, 0, b"\x00\x12\x30"), (16, 2, b"\x00" + b"\x01\x2c" * 12)]
-)
-def test_label_maps_whose_numbers_would_change_are_refused(tmp_path, depth, kind, raw):
-    """PNGs of 4 x 1 pixels, written by hand: Pillow reads them, but not as the numbers they store."""
+def png(depth, kind, raw):
+    """A PNG of 4 pixels in a row, from its uncompressed bytes."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, depth, kind, 0, 0, 0))
-    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_16_bit_colors_of_an_unknown_range_are_refused(tmp_path, kind, channels):
+    """The high byte is read; where it is that of 8 or 12 bits, the picture would be nearly black."""
+    path = tmp_path / "deep.png"
+    for largest in (0, 255, 4095, 4096, 65535):
+        numbers = np.full((4, channels), 65535)  # alpha does not count
+        colors = numbers[:, : 3 if channels > 2 else 1]
+        colors[...] = 0
+        colors[1, 0] = largest
+        path.write_bytes(png(16, kind, b"\x00" + numbers.astype(">u2").tobytes()))
+        if largest < 4096:
+            with pytest.raises(ValueError, match=r"deep\.png: .*all lie below 4096.*Save it with 8 bits"):
+                read_image(path)
+        else:
+            assert read_image(path)[0, :, 0].tolist() == [0, largest // 256, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "raw"), [(2, 0, b"\x00\x1b"), (4, 0, b"\x00\x12\x30"), (16, 2, b"\x00" + b"\x01\x2c" * 12)]
+)
+def test_label_maps_whose_numbers_would_change_are_refused(tmp_path, depth, kind, raw):
+    """PNGs of 4 x 1 pixels, written by hand: Pillow reads them, but not as the numbers they store."""
+    content = png(depth, kind, raw)
     (tmp_path / "map.png").write_bytes(content)
     message = rf"must be PNG with 8 or 16 bits of grey, or a palette. Received: {depth} bits"
     for source in (content, tmp_path / "map.png"):
