@@ -37,8 +37,8 @@ def list_pairs(
             depth are taken, or a list of paths.
         labels: Pattern relative to `root` in which `{stem}` is the image's file name without suffix and `{folder}` the
             name of the folder it lies in (`"labels/{stem}.png"`); or a folder with the images' inner folders and file
-            names, of any suffix, to all of which the same text may be added (`a.jpg`, `a_mask.png`); or a list of
-            paths, as long as the images'.
+            names, of any suffix, one for each image, to all of which the same text may be added (`a.jpg`,
+            `a_mask.png`); or a list of paths, as long as the images'.
         root: Folder to which patterns and relative paths refer.
         limit: Only the first `limit` images, in the order of their names; 0 for all.
         require_labels: Whether an image without a label map is an error now, and not only when it is read.
@@ -48,7 +48,8 @@ def list_pairs(
 
     Raises:
         FileNotFoundError: If `root` is missing, the pattern matches no file, or an image has no label map.
-        ValueError: If the two lists differ in length or the labels' pattern has no `{stem}`.
+        ValueError: If the two lists differ in length, the labels' pattern has no `{stem}`, or a folder has several
+            label maps for an image.
     """
     root = Path(root)
     images, labels = (str(value) if isinstance(value, Path) else value for value in (images, labels))
@@ -106,10 +107,29 @@ def _fixed_part(pattern: str, root: Path) -> Path:
 
 def _labels_in_folder(folder: Path, images: list[Path], images_folder: Path) -> list[Path]:
     """The label map of each image: at the same place in `folder`, by the same name with the same addition."""
-    found = {os.path.splitext(os.path.relpath(path, folder))[0]: path for path in images_in(folder)}
+    found: dict[str, list[Path]] = {}
+    for path in images_in(folder):
+        found.setdefault(os.path.splitext(os.path.relpath(path, folder))[0], []).append(path)
     stems = [os.path.splitext(os.path.relpath(path, images_folder))[0] for path in images]
     addition = "" if any(stem in found for stem in stems) else _common_addition(stems, sorted(found))
-    return [found.get(stem + addition, folder / f"{stem}{addition}.png") for stem in stems]
+    known = {os.path.realpath(path) for path in images}
+    expected = [folder / f"{stem}{addition}.png" for stem in stems]
+    candidates = [found.get(stem + addition, [path]) for stem, path in zip(stems, expected, strict=True)]
+    return [_one_map(paths, image, known) for paths, image in zip(candidates, images, strict=True)]
+
+
+def _one_map(candidates: list[Path], image: Path, images: set[str]) -> Path:
+    """The label map among files of one name; images may lie in the same folder."""
+    if len(candidates) == 1:
+        return candidates[0]
+    maps = [path for path in candidates if os.path.realpath(path) not in images] or candidates[-1:]
+    if len(maps) > 1:
+        raise ValueError(
+            f"{image}: an image must have one label map. Received: {', '.join(map(str, maps))}. "
+            f'Take away the wrong one, or give `labels` as a pattern, such as "{maps[0].parent}/{{stem}}'
+            f'{maps[0].suffix}".'
+        )
+    return maps[0]
 
 
 def _common_addition(stems: list[str], names: list[str]) -> str:

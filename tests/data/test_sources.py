@@ -82,6 +82,23 @@ def test_a_missing_mask(tmp_path):
         kmf.data.from_folders(tmp_path / "i", tmp_path / "m", classes=["soil"], on_error="ignore")
 
 
+def test_two_masks_for_one_image(tmp_path):
+    """Neither is taken; but the image itself, where both lie in one folder, is no mask of its own."""
+    for name in "ab":
+        write_pair(tmp_path, f"i/{name}.jpg", f"m/{name}.png")
+    write(tmp_path / "m/c.tif", LABELS)  # belongs to no image
+    write(tmp_path / "m/c.png", LABELS)
+    assert len(kmf.data.from_folders("i", "m", ["soil", "crop"], root=tmp_path)) == 2
+    write(tmp_path / "m/b.tif", LABELS)
+    with pytest.raises(ValueError, match=r"i/b\.jpg: .*one label map. Received: .*/b\.png, .*/b\.tif\..*{stem}\.png"):
+        kmf.data.from_folders("i", "m", ["soil", "crop"], root=tmp_path)
+    assert len(kmf.data.from_folders("i", "m/{stem}.png", ["soil", "crop"], root=tmp_path)) == 2
+    write(tmp_path / "both/a.jpg", np.zeros((2, 3, 3)))
+    write(tmp_path / "both/a.png", LABELS)
+    reader = kmf.data.from_folders("both/*.jpg", "both", ["soil", "crop"], root=tmp_path)
+    assert [path.name for path in reader.files(0)] == ["a.jpg", "a.png"]
+
+
 def test_links_that_lead_back_are_not_followed(tmp_path):
     write_pair(tmp_path, "i/a.png", "m/a.png")
     (tmp_path / "i/again").symlink_to(tmp_path / "i", target_is_directory=True)
