@@ -36,8 +36,8 @@ class Finding:
 class SampleFacts:
     """What is known of one sample; `failure` instead of the rest where it cannot be read.
 
-    `classes`, `areas`: contiguous class id and pixels of each segment that is no crowd. `stored`: distinct values of
-    its label map, where it has one.
+    `classes`, `areas`: contiguous class id and pixels of each segment that is no crowd. `label_file`: its label map,
+    where it has one of its own; `stored`: distinct values of a semantic one, `instance_ids` of one of instances.
     """
 
     index: int
@@ -47,7 +47,9 @@ class SampleFacts:
     areas: tuple[int, ...] = ()
     void_pixels: int = 0
     digest: str = ""
+    label_file: str = ""
     stored: tuple[int, ...] = ()
+    instance_ids: tuple[int, ...] = ()
     failure: str = ""
 
 
@@ -106,7 +108,8 @@ def find_problems(
     """
     found = []
     for split in splits:
-        checks = [_confused_values(split), _unreadable(split), _empty(split), _too_many_segments(split, num_queries)]
+        checks = [_confused_values(split), _mixed_values(split), _binary_instances(split), _shared_maps(split)]
+        checks += [_unreadable(split), _empty(split), _too_many_segments(split, num_queries)]
         checks += [_small_images(split, least_size), _missing_classes(split, split is splits[0]), _repeated(split)]
         found += [finding for check in checks for finding in check]
     found += _shared(splits)
@@ -117,11 +120,11 @@ def find_problems(
 
 
 def _sample_facts(reader: Any, index: int) -> SampleFacts:
-    stored = _stored_values(reader, index)
+    of_file = _facts_of_file(reader, index)
     try:
         sample = reader[index]
     except (OSError, ValueError) as error:
-        return SampleFacts(index, stored=stored, failure=str(error))
+        return SampleFacts(index, **of_file, failure=str(error))
     areas = _areas(sample)
     keep = ~np.asarray(sample["is_crowd"], bool)
     return SampleFacts(
@@ -132,7 +135,7 @@ def _sample_facts(reader: Any, index: int) -> SampleFacts:
         areas=tuple(areas[keep].tolist()),
         void_pixels=int(np.count_nonzero(sample["segment_map"] == VOID)),
         digest=hashlib.sha1(np.ascontiguousarray(sample["image"])).hexdigest() + str(sample["image"].shape),
-        stored=stored,
+        **of_file,
     )
 
 
@@ -145,14 +148,16 @@ def _areas(sample: Sample) -> np.ndarray:
     return areas if membership is None else membership @ areas
 
 
-def _stored_values(reader: Any, index: int) -> tuple[int, ...]:
-    """Distinct values of a semantic label map; none where the dataset has another format or it cannot be read."""
+def _facts_of_file(reader: Any, index: int) -> dict[str, Any]:
+    """What its own label map tells of a sample; nothing where the dataset has another format."""
     if not hasattr(reader, "label_file"):
-        return ()
+        return {}
+    path = reader.label_file(index)
+    kind = "instance_ids" if hasattr(reader, "class_divisor") else "stored"
     try:
-        return tuple(np.unique(images.read_label_map(reader.label_file(index))).tolist())
+        return {"label_file": str(path), kind: tuple(np.unique(images.read_label_map(path)).tolist())}
     except (OSError, ValueError):
-        return ()
+        return {"label_file": str(path)}
 
 
 def _unreadable(split: SplitFacts) -> list[Finding]:
@@ -170,7 +175,7 @@ def _confused_values(split: SplitFacts) -> list[Finding]:
         return []
     values, ids = set(counts), set(split.info.dataset_ids)
     names = list(split.info.class_names)
-    if 255 in void_values(split.info) and values <= {0, 255} and 255 in values:
+    if 255 in void_values(split.info) and values == {0, 255}:
         second = names[1] if len(names) > 1 else "object"
         suggestion = f'{{0: "{names[0]}", 255: "{second}"}}'
         return [
@@ -194,6 +199,44 @@ def _confused_values(split: SplitFacts) -> list[Finding]:
             )
         ]
     return []
+
+
+def _mixed_values(split: SplitFacts) -> list[Finding]:
+    """Two classes, of which one is 1 in some label maps and 255 in others."""
+    stored = [(set(sample.stored), sample.label_file) for sample in split.samples if sample.stored]
+    is_binary = split.info.dataset_ids == (0, 1) and all(values <= {0, 1, 255} for values, _ in stored)
+    ones = [path for values, path in stored if 1 in values]
+    highs = [path for values, path in stored if 255 in values]
+    if not is_binary or not ones or not highs or set(ones) & set(highs):
+        return []
+    message = (
+        f"{len(ones)} label maps hold 1 and no 255, as {ones[0]}; {len(highs)} hold 255 and no 1, as "
+        f"{', '.join(highs[:5])}. 255 is read as unlabelled: if it is '{split.info.class_names[1]}' there, save these "
+        "maps anew with 1"
+    )
+    return [Finding(False, split.name, message)]
+
+
+def _binary_instances(split: SplitFacts) -> list[Finding]:
+    """Maps of instances that tell object from background, and not one object from another."""
+    values = {value for sample in split.samples for value in sample.instance_ids}
+    if values != {0, 255}:
+        return []
+    message = (
+        "maps of instances hold 0 and 255 only, so that all objects of an image are one. Give each object a number of "
+        "its own, or read the maps as classes: without instances, and with the ids 0 and 255"
+    )
+    return [Finding(False, split.name, message)]
+
+
+def _shared_maps(split: SplitFacts) -> list[Finding]:
+    counts = collections.Counter(sample.label_file for sample in split.samples if sample.label_file)
+    shared = [(path, count) for path, count in counts.items() if count > 1]
+    if not shared:
+        return []
+    examples = "; ".join(f"{path} belongs to {count} images" for path, count in shared[:5])
+    message = f"{sum(count for _, count in shared)} images share {len(shared)} label maps: {examples}"
+    return [Finding(False, split.name, f"{message}. Correct what pairs them, unless their pictures are alike")]
 
 
 def _empty(split: SplitFacts) -> list[Finding]:

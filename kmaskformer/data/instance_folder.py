@@ -67,6 +67,10 @@ class InstanceFolder:
         """The files of a sample: image and instance map."""
         return (self.pairs[index].image, self.pairs[index].labels)
 
+    def label_file(self, index: int) -> Path:
+        """The instance map of a sample, for those who want the stored values."""
+        return self.pairs[index].labels
+
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
         image, id_map = images.read_pair(pair.image, pair.labels, least_edge=self._least_edge)

@@ -25,13 +25,13 @@ def messages(findings):
     return [str(finding) for finding in findings]
 
 
-def folder_facts(tmp_path, maps, classes):
+def folder_facts(tmp_path, maps, classes, **options):
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir(exist_ok=True)
     for number, label_map in enumerate(maps):
         Image.fromarray(image(40 * number, *np.shape(label_map))).save(tmp_path / f"images/{number}.png")
         Image.fromarray(np.asarray(label_map, np.uint8)).save(tmp_path / f"masks/{number}.png")
-    reader = kmf.data.from_folders(tmp_path / "images", tmp_path / "masks", classes)
+    reader = kmf.data.from_folders(tmp_path / "images", tmp_path / "masks", classes, **options)
     return read_facts(reader, "train", progress=False)
 
 
@@ -72,6 +72,48 @@ def test_zero_and_255_are_taken_for_a_confusion(tmp_path):
     assert first.is_error and 'classes={0: "wall", 255: "crack"}' in first.message
     right = folder_facts(tmp_path, [LABELS * 255], {0: "wall", 255: "crack"})
     assert not any(finding.is_error for finding in find_problems([right]))
+
+
+def test_one_class_as_1_and_as_255_in_different_maps(tmp_path):
+    split = folder_facts(tmp_path, [LABELS, LABELS * 255, LABELS * 0], ["wall", "crack"])
+    (found,) = find_problems([split])
+    assert not found.is_error and "1 label maps hold 1 and no 255, as " in found.message
+    assert "1 hold 255 and no 1, as " in found.message and "if it is 'crack' there" in found.message
+    assert found.message.index("masks/0.png") < found.message.index("masks/1.png")
+    both = LABELS.copy()
+    both[0] = 255  # a map with both: 255 is unlabelled indeed
+    assert find_problems([folder_facts(tmp_path, [LABELS, LABELS * 255, both], ["wall", "crack"])]) == []
+    three = folder_facts(tmp_path, [LABELS, LABELS * 255, LABELS * 2], ["wall", "crack", "door"])
+    assert find_problems([three]) == []
+
+
+def test_maps_that_are_unlabelled_as_a_whole_hold_no_0(tmp_path):
+    found = messages(find_problems([folder_facts(tmp_path, [LABELS * 0 + 255], ["wall", "crack"])]))
+    assert "1 of 1 images have no segment, all of them unlabelled" in found[0]
+    assert not any("hold 0 and 255 only" in message for message in found)
+
+
+def test_instances_that_are_all_255(tmp_path):
+    options = {"instances": True, "background": "wall"}
+    split = folder_facts(tmp_path, [LABELS * 255, LABELS * 0], ["wall", "crack"], **options)
+    (found,) = find_problems([split])
+    assert not found.is_error and "maps of instances hold 0 and 255 only" in found.message
+    numbered = folder_facts(tmp_path, [LABELS * 255, LABELS * 7], ["wall", "crack"], **options)
+    assert find_problems([numbered]) == []
+
+
+@pytest.mark.parametrize("instances", [False, True])
+def test_images_that_share_a_label_map(tmp_path, instances):
+    (tmp_path / "images/inner").mkdir(parents=True)
+    (tmp_path / "masks").mkdir()
+    for number, name in enumerate(("a", "b", "inner/a")):
+        Image.fromarray(image(number)).save(tmp_path / f"images/{name}.png")
+        Image.fromarray(LABELS).save(tmp_path / f"masks/{name[-1]}.png")
+    options = {"root": tmp_path, "instances": instances, "background": "soil" if instances else None}
+    reader = kmf.data.from_folders("images/**/*.png", "masks/{stem}.png", ["soil", "crop"], **options)
+    (found,) = find_problems([read_facts(reader, "train", progress=False)])
+    assert not found.is_error and "2 images share 1 label maps: " in found.message
+    assert f"{tmp_path / 'masks/a.png'} belongs to 2 images" in found.message
 
 
 def test_labels_that_count_from_1(tmp_path):
