@@ -136,7 +136,7 @@ class CocoInstances:
             size=(int(row["height"]), int(row["width"])),
             annotation_ids=tuple(one["id"] for one in objects),
             labels=coco_json.labels(objects, self.info, f"{self._path}: image {row['id']} has objects"),
-            is_crowd=np.asarray([one.get("iscrowd", 0) for one in objects], bool),
+            is_crowd=coco_json.crowds(objects, f"{self._path}: annotation"),
             shapes=tuple(_shape(one["segmentation"], self._where(one["id"])) for one in objects),
         )
 

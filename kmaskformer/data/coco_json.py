@@ -58,6 +58,21 @@ def labels(rows: Sequence[Mapping[str, Any]], info: DatasetInfo, subject: str) -
     return np.asarray([info.contiguous_ids[row["category_id"]] for row in rows], np.int32)
 
 
+def crowds(rows: Sequence[Mapping[str, Any]], subject: str) -> np.ndarray:
+    """`(rows,)` bool, whether each is a crowd; none where `iscrowd` is missing.
+
+    Raises:
+        ValueError: If `iscrowd` is something else than 0, 1, true or false; the message begins with `subject`.
+    """
+    values = [row.get("iscrowd", 0) for row in rows]
+    for row, value in zip(rows, values, strict=True):
+        if value not in (0, 1):  # true and false are equal to them
+            raise ValueError(
+                f"{subject} {row['id']}: `iscrowd` must be 0, 1, true or false. Received: {value!r}. Correct the file."
+            )
+    return np.asarray(values, bool)
+
+
 def categories(info: DatasetInfo) -> list[dict[str, Any]]:
     """The list `categories` of a file with these classes, with the dataset's own ids."""
     columns = zip(info.dataset_ids, info.class_names, info.colors, strict=True)

@@ -117,7 +117,7 @@ class CocoPanoptic:
             image_id=str(image_id),
             ids=np.asarray([segment["id"] for segment in segments], np.int32),
             labels=coco_json.labels(segments, self.info, f"{self._path}: image {image_id} has segments"),
-            is_crowd=np.asarray([segment.get("iscrowd", 0) for segment in segments], bool),
+            is_crowd=coco_json.crowds(segments, f"{self._path}: image {image_id} has segment"),
         )
 
     def _image_name(self, image_id: Any, images: str, file_names: dict[Any, str]) -> str:

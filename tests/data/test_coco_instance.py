@@ -133,6 +133,12 @@ DAMAGED = {
     ),
     "repeated image": (lambda c: c["images"].append(c["images"][0]), "image id must occur once"),
     "repeated annotation": (lambda c: c["annotations"].append(c["annotations"][0]), "annotation id must occur once"),
+    "a crowd of another kind": (
+        lambda c: c["annotations"][1].update(iscrowd="0"),
+        "annotation 2: `iscrowd` must be 0, 1, true or false. Received: '0'",
+    ),
+    "a crowd of two": (lambda c: c["annotations"][1].update(iscrowd=2), "Received: 2"),
+    "an unknown crowd": (lambda c: c["annotations"][1].update(iscrowd=None), "Received: None"),
     "panoptic file": (lambda c: c["annotations"][0].update(segments_info=[]), "COCO panoptic file"),
     "other image size": (lambda c: c["images"][1].update(height=5), "annotation 3: run lengths must have the size"),
 }
@@ -143,6 +149,13 @@ def test_damaged_files(folder, case):
     damage, message = DAMAGED[case]
     damage(folder.content)
     assert re.search(message, folder.error())
+
+
+def test_crowds_may_be_true_and_false_or_left_out(folder):
+    folder.content["annotations"][0]["iscrowd"] = True
+    folder.content["annotations"][1]["iscrowd"] = False
+    del folder.content["annotations"][2]["iscrowd"]
+    assert folder.read()[1]["is_crowd"].tolist() == [True, False, False]
 
 
 def test_missing_files(folder):

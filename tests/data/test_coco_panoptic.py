@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -143,6 +144,14 @@ def test_unknown_category(folder):
     with pytest.raises(
         ValueError, match=r"p.json: image 42 has segments of unknown categories. Received: category_id \[4\]"
     ):
+        folder.read()
+
+
+@pytest.mark.parametrize("value", ["false", 2, None, [0]])
+def test_a_crowd_is_0_or_1(folder, value):
+    folder.content["annotations"][0]["segments_info"][1]["iscrowd"] = value
+    message = f"p.json: image 42 has segment 300: `iscrowd` must be 0, 1, true or false. Received: {value!r}."
+    with pytest.raises(ValueError, match=re.escape(message)):
         folder.read()
 
 
