@@ -44,8 +44,8 @@ class CocoInstances:
     Args:
         images: Folder of the images; their names are those in the JSON.
         annotations: The JSON file.
-        info: The label space; by default that of the JSON's categories, all of them things unless `isthing` says
-            otherwise, contiguous ids in the order of the ids.
+        info: The label space; by default that of the JSON's categories, contiguous ids in the order of the ids. All
+            classes are things where it names none, or where no `isthing` of the JSON says otherwise.
         root: Folder to which the paths refer.
         limit: Only the first `limit` images, in the order of the JSON's `images`; 0 for all.
 
@@ -69,7 +69,7 @@ class CocoInstances:
     ) -> None:
         self._path = Path(root) / annotations
         content = _load(self._path)
-        self.info = info or _info(content, self._path)
+        self.info = _with_things(info) if info else _info(content, self._path)
         objects = self._by_image(content)
         rows = content["images"][:limit] if limit else content["images"]
         self._entries = [self._entry(row, Path(root) / images, objects[row["id"]]) for row in rows]
@@ -186,6 +186,11 @@ def _load(path: Path) -> dict[str, Any]:
     coco_json.refuse_repeated(path, "image id", [row["id"] for row in content["images"]])
     coco_json.refuse_repeated(path, "annotation id", [row["id"] for row in content["annotations"]])
     return content
+
+
+def _with_things(info: DatasetInfo) -> DatasetInfo:
+    """The label space, whose classes are all things if it names none: names alone do not tell, and instances are."""
+    return info if info.thing_ids else dataclasses.replace(info, thing_ids=tuple(range(info.num_classes)))
 
 
 def _info(content: dict[str, Any], path: Path) -> DatasetInfo:

@@ -87,7 +87,8 @@ def from_coco_json(
     Args:
         annotations: The JSON file.
         images: Folder of the images.
-        classes: The label space; by default the JSON's categories, contiguous ids in the order of their ids.
+        classes: The label space, all things unless it names some; by default the JSON's categories, contiguous ids in
+            the order of their ids.
         limit: Only the first `limit` images; 0 for all.
 
     Raises:

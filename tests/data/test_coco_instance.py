@@ -15,6 +15,7 @@ from kmaskformer.build_data import build_dataset, build_reader
 from kmaskformer.config import config_from_dict
 from kmaskformer.data.coco_instance import CocoInstances
 from kmaskformer.data.run_lengths import encode_mask
+from kmaskformer.data.sources import from_coco_json
 from kmaskformer.evaluation.evaluator import Truth
 from kmaskformer.structures import DatasetInfo
 
@@ -84,6 +85,18 @@ def test_info_and_limit(folder):
     reader = folder.read(info=info, limit=1)
     assert len(reader) == 1 and reader.info is info
     assert folder.read(info=info)[1]["labels"].tolist() == [0, 1, 1]
+
+
+def test_classes_of_a_list_are_things(folder):
+    """Names alone do not tell; instances are things, from Python and from a configuration."""
+    folder.read()
+    reader = from_coco_json(folder.root / "i.json", folder.root / "images", classes={3: "auto", 90: "hund"})
+    assert reader.info.class_names == ("auto", "hund") and reader.info.thing_ids == (0, 1)
+    (folder.root / "classes.json").write_text('[{"id": 3, "name": "auto"}, {"id": 90, "name": "hund"}]')
+    reader = build_reader(data_config(folder, classes="classes.json").data, "train")
+    assert reader.info.class_names == ("auto", "hund") and reader.info.thing_ids == (0, 1)
+    one = DatasetInfo("mine", ("car", "dog"), (1,), dataset_ids=(3, 90))
+    assert folder.read(info=one).info is one
 
 
 def test_a_file_may_call_categories_stuff(folder):
