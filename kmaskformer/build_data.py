@@ -210,8 +210,9 @@ def _examples_reader(config: configs.DataConfig, split: configs.SplitConfig) -> 
     from kmaskformer.data.examples import Examples
     from kmaskformer.data.sources import examples_from
 
-    examples = list(itertools.islice(examples_from(split.examples), split.limit or None))
-    return Examples(examples, _read_info(config))
+    examples, limit = examples_from(split.examples), split.limit or None
+    is_list = isinstance(examples, list | tuple)
+    return Examples(examples[:limit] if is_list else itertools.islice(examples, limit), _read_info(config))
 
 
 def _tfds_reader(config: configs.DataConfig, split: configs.SplitConfig) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,12 @@ class Examples:
     EXIF orientation are turned upright, maps by their own; two paths are aligned as `images.read_pair` does. `is_crowd`
     `(segments,)` and `image_id` may be added. A pair `(image, label_map)` stands for the first form.
 
+    A cache in a folder notices changes of files whose paths are in a list or tuple of examples. It cannot know of any
+    other change: empty the folder when the examples change.
+
     Args:
-        examples: A sequence, whose items are read when needed, or another iterable, which is kept in memory.
+        examples: A sequence, whose items are read when needed, or another iterable, which is kept in memory; arrays are
+            copied, as a generator may fill the same one again.
         info: The label space.
 
     Example:
@@ -40,7 +46,8 @@ class Examples:
 
     def __init__(self, examples: Iterable[Any], info: DatasetInfo) -> None:
         self.info = info
-        self._examples: Sequence[Any] = examples if hasattr(examples, "__getitem__") else list(examples)
+        is_sequence = hasattr(examples, "__getitem__")
+        self._examples: Sequence[Any] = examples if is_sequence else [_kept(example) for example in examples]
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -71,6 +78,13 @@ class Examples:
         image_id = str(example.get("image_id", index))
         return Sample(image=image, segment_map=segment_map, labels=labels, is_crowd=is_crowd, image_id=image_id)
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files of an example in a list or tuple; another sequence may have to make the example to tell."""
+        example = self._examples[index] if isinstance(self._examples, list | tuple) else ()
+        values = [example.get(key) for key in ("image", *_TRUTHS)] if isinstance(example, Mapping) else example
+        given = values if isinstance(values, list | tuple) else ()
+        return tuple(Path(value) for value in given if isinstance(value, str | os.PathLike))
+
     def _truth(self, example: Mapping[str, Any], kind: str, where: str) -> tuple[np.ndarray, np.ndarray]:
         if kind == "label_map":
             return segments_of_classes(_whole_numbers(example[kind], where, kind), self.info, where)
@@ -92,6 +106,15 @@ class Examples:
                 f"{segment_map.min(initial=0)}..{segment_map.max(initial=VOID)}."
             )
         return segment_map, labels
+
+
+def _kept(value: Any) -> Any:
+    """The example with copies of its arrays."""
+    if isinstance(value, Mapping):
+        return {key: _kept(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_kept(item) for item in value]
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _read_files(example: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

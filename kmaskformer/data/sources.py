@@ -160,6 +160,8 @@ def from_examples(
 ) -> Examples:
     """Examples from plain Python: pairs `(image, label_map)` or dicts, see `examples.Examples`.
 
+    A cache in a folder notices changes of files that a list of examples names; empty it after any other change.
+
     Args:
         examples: A sequence, whose items are made when needed, or another iterable, which is kept in memory.
         classes: As in `from_folders`.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import kmaskformer as kmf
+from kmaskformer.data.cache import DiskCache
 from kmaskformer.data.sources import examples_from
 
 
@@ -135,6 +138,45 @@ def test_examples_in_every_form(tmp_path):
 def test_a_generator_is_kept():
     reader = kmf.data.from_examples(((PICTURE, LABELS) for _ in range(3)), classes=["soil", "crop"])
     assert len(reader) == 3 and reader[2]["labels"].tolist() == reader[2]["labels"].tolist() == [0, 1]
+
+
+def test_a_generator_may_fill_the_same_arrays_again():
+    def generate():
+        image, labels, masks = PICTURE.copy(), LABELS.copy(), np.zeros((1, 2, 3), bool)
+        for number in range(2):
+            image[:], labels[:], masks[:] = number, number, number
+            yield image, labels
+            yield {"image": image, "masks": list(masks), "labels": [1]}
+
+    reader = kmf.data.from_examples(generate(), classes=["soil", "crop"])
+    assert [int(sample["image"].max()) for sample in reader] == [0, 0, 1, 1]
+    assert [sample["labels"].tolist() for sample in reader] == [[0], [1], [1], [1]]
+    assert [int(sample["segment_map"].max()) for sample in reader] == [0, -1, 0, 0]
+
+
+def test_a_cache_on_disk_notices_changed_files_of_examples(tmp_path):
+    image, labels = tmp_path / "a.png", tmp_path / "labels.png"
+    write(image, PICTURE)
+    write(labels, LABELS)
+    examples = [(str(image), labels), {"image": image, "label_map": str(labels)}, (PICTURE, LABELS)]
+    reader = kmf.data.from_examples(examples, ["soil", "crop"])
+    assert [reader.files(index) for index in range(3)] == [(image, labels), (image, labels), ()]
+    cache = DiskCache(reader, tmp_path / "cache")
+    assert [cache[index]["labels"].tolist() for index in range(2)] == [[0, 1], [0, 1]]
+    write(labels, np.ones((2, 3)))
+    os.utime(labels, ns=(1, 1))
+    assert [cache[index]["labels"].tolist() for index in range(2)] == [[1], [1]]
+
+
+def test_files_of_examples_that_are_made_when_needed():
+    class Lazy:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise AssertionError("made for nothing")
+
+    assert kmf.data.from_examples(Lazy(), ["soil"]).files(0) == ()
 
 
 @pytest.mark.parametrize(
