@@ -71,7 +71,7 @@ def _tasks_of_split(source: Path, output: Path, split: str) -> list[Task]:
     table = class_ids()
     outputs = [(output / "images" / split / f"{n}.jpg", output / "annotations" / split / f"{n}.png") for n in names]
     return [
-        Task(str(image), pair, partial(_convert, image, *pair, table))
+        Task(str(image), pair, partial(_convert, image, *pair, table), (image, _mask_of(image)))
         for image, pair in zip(images, outputs, strict=True)
     ]
 

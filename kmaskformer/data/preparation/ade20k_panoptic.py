@@ -99,7 +99,7 @@ def _tasks_of_split(source: Path, output: Path, split: str) -> list[Task]:
                     "annotations_instance.tar of the ADE20K instance challenge."
                 )
         target = output / "panoptic" / split / f"{image.stem}.png"
-        found.append(Task(str(image), (target,), partial(_convert, *maps, target)))
+        found.append(Task(str(image), (target,), partial(_convert, *maps, target), tuple(maps)))
     return found
 
 
@@ -116,11 +116,22 @@ def _content(paths: list[Path]) -> dict[str, Any]:
     categories = coco_json.categories(label_space("ade20k_150"))
     images, annotations = [], []
     for path in paths:
-        with Image.open(path) as image:
-            size, table = image.size, json.loads(image.text[_SEGMENTS])
+        size, table = _size_and_table(path)
         images.append({"id": path.stem, "file_name": f"{path.stem}.jpg", "width": size[0], "height": size[1]})
         annotations.append({"image_id": path.stem, "file_name": path.name, "segments_info": table})
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _size_and_table(path: Path) -> tuple[tuple[int, int], list[dict[str, Any]]]:
+    """Width and height of a converted PNG, and the segment table that it holds."""
+    try:
+        with Image.open(path) as image:
+            return image.size, json.loads(image.text[_SEGMENTS])
+    # Pillow raises many kinds of errors on broken files, SyntaxError among them.
+    except Exception as error:
+        raise ValueError(
+            f"{path}: is no PNG of this conversion ({type(error).__name__}: {error}). Take it out of the folder."
+        ) from error
 
 
 def _box(mask: np.ndarray) -> list[int]:

@@ -74,7 +74,7 @@ def _tasks_of_split(source: Path, output: Path, split: str) -> list[Task]:
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file, which {listing} lists. Unpack the dataset again.")
         outputs = (output / "images" / split / f"{name}.jpg", output / "annotations" / split / f"{name}.png")
-        found.append(Task(str(image), outputs, partial(_convert, image, matlab, *outputs)))
+        found.append(Task(str(image), outputs, partial(_convert, image, matlab, *outputs), (image, matlab)))
     return found
 
 

@@ -9,17 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
 from tqdm import tqdm
 
 from kmaskformer.whole_files import written_whole
 
 
 class Task(NamedTuple):
-    """One conversion: `run()` writes all of `outputs`."""
+    """One conversion: `run()` writes all of `outputs` from `sources`."""
 
     name: str
     outputs: tuple[Path, ...]
     run: Callable[[], None]
+    sources: tuple[Path, ...] = ()
 
 
 class Failure(NamedTuple):
@@ -30,9 +32,9 @@ class Failure(NamedTuple):
 
 
 def run_tasks(tasks: Sequence[Task], workers: int = 0) -> list[Failure]:
-    """Runs the tasks whose outputs are not all there.
+    """Runs the tasks whose outputs are not all there, as new as their sources, and readable if they are PNGs.
 
-    A task that fails does not stop the others.
+    A task that fails does not stop the others, and leaves no outputs, not even older ones.
 
     Args:
         tasks: What is to be done.
@@ -43,7 +45,8 @@ def run_tasks(tasks: Sequence[Task], workers: int = 0) -> list[Failure]:
     """
     for folder in {output.parent for task in tasks for output in task.outputs}:
         folder.mkdir(parents=True, exist_ok=True)
-    open_tasks = [task for task in tasks if not all(output.is_file() for output in task.outputs)]
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        open_tasks = [task for task, done in zip(tasks, pool.map(_is_done, tasks), strict=True) if not done]
     results = in_parallel(_try, open_tasks, workers, "convert", done=len(tasks) - len(open_tasks))
     return [failure for failure in results if failure]
 
@@ -65,10 +68,35 @@ def provide(source: Path, destination: Path) -> None:
             shutil.copyfile(source, partial)
 
 
+def _is_done(task: Task) -> bool:
+    if not all(output.is_file() for output in task.outputs):
+        return False
+    newest = max((source.stat().st_mtime_ns for source in task.sources), default=0)
+    written = [output for output in task.outputs if not any(output.samefile(source) for source in task.sources)]
+    return all(output.stat().st_mtime_ns >= newest and _is_whole(output) for output in written)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a PNG's check sums are right; True for other files."""
+    if path.suffix != ".png":
+        return True
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    # Pillow raises many kinds of errors on broken files, SyntaxError among them.
+    except Exception:
+        return False
+    return True
+
+
 def _try(task: Task) -> Failure | None:
     try:
         task.run()
     # Whatever is wrong with one file, the others are converted, and all that failed is named at the end.
     except Exception as error:
+        sources = {source.resolve() for source in task.sources}
+        for output in task.outputs:
+            if output.resolve() not in sources:
+                output.unlink(missing_ok=True)
         return Failure(task.name, f"{type(error).__name__}: {error}")
     return None

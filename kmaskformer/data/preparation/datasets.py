@@ -33,7 +33,7 @@ class Dataset:
 
 
 def convert(dataset: Dataset, source: Path, output: Path, workers: int = 0) -> list[Failure]:
-    """Converts a download; what an earlier run has converted is left as it is.
+    """Converts a download; what an earlier run has converted is left as it is, unless its sources are newer.
 
     Args:
         dataset: One of `DATASETS`.

@@ -108,6 +108,19 @@ def test_missing_and_damaged_maps(tmp_path):
         ade20k_panoptic.tasks(tmp_path / "none", source)
 
 
+def test_an_output_that_was_cut_off_is_made_anew(tmp_path):
+    source = write(tmp_path)
+    assert convert(source, source) == []
+    output = source / "panoptic/training/ADE_train_00000001.png"
+    content, tables = output.read_bytes(), (source / "panoptic_training.json").read_text()
+    output.write_bytes(content[:60])
+    assert convert(source, source) == []
+    assert output.read_bytes() == content and (source / "panoptic_training.json").read_text() == tables
+    (source / "panoptic/training/stray.png").write_bytes(content[:60])
+    with pytest.raises(ValueError, match=r"stray\.png: is no PNG of this conversion.*Take it out"):
+        ade20k_panoptic.finish(source, source)
+
+
 def test_stuff_of_the_official_sample(shared_folder, tmp_path):
     """Three validation images, with instance maps that hold nothing: all stuff, pixel by pixel, and things void."""
     sample = shared_folder / "conformance/ade20k_sample3"
