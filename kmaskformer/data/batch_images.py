@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from kmaskformer.data.aspect_ratio import WINDOW, is_tall, window_batches
 from kmaskformer.data.pipeline import Reader, shuffled_index
+from kmaskformer.data.printable import printable
 from kmaskformer.data.skipping import SkippingReader
 from kmaskformer.data.wrapped_reader import files_of
 
@@ -41,5 +42,5 @@ def _name(reader: Reader, index: int) -> str:
         index = reader.given_index(index)
     files = files_of(reader, index)
     if files:
-        return str(files[0])
-    return str(reader[index]["image_id"])
+        return printable(str(files[0]))
+    return printable(str(reader[index]["image_id"]))

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from kmaskformer.data import images
 from kmaskformer.data.label_maps import void_values
+from kmaskformer.data.printable import printable
 from kmaskformer.structures import VOID, DatasetInfo, Sample
 
 MANY = 0.05
@@ -124,12 +125,12 @@ def _sample_facts(reader: Any, index: int) -> SampleFacts:
     try:
         sample = reader[index]
     except (OSError, ValueError) as error:
-        return SampleFacts(index, **of_file, failure=str(error))
+        return SampleFacts(index, **of_file, failure=printable(str(error)))
     areas = _areas(sample)
     keep = ~np.asarray(sample["is_crowd"], bool)
     return SampleFacts(
         index,
-        image_id=str(sample["image_id"]),
+        image_id=printable(str(sample["image_id"])),
         size=sample["image"].shape[:2],
         classes=tuple(np.asarray(sample["labels"])[keep].tolist()),
         areas=tuple(areas[keep].tolist()),
@@ -153,11 +154,12 @@ def _facts_of_file(reader: Any, index: int) -> dict[str, Any]:
     if not hasattr(reader, "label_file"):
         return {}
     path = reader.label_file(index)
+    name = printable(str(path))
     kind = "instance_ids" if hasattr(reader, "class_divisor") else "stored"
     try:
-        return {"label_file": str(path), kind: tuple(np.unique(images.read_label_map(path)).tolist())}
+        return {"label_file": name, kind: tuple(np.unique(images.read_label_map(path)).tolist())}
     except (OSError, ValueError):
-        return {"label_file": str(path)}
+        return {"label_file": name}
 
 
 def _unreadable(split: SplitFacts) -> list[Finding]:

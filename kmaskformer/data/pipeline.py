@@ -17,6 +17,7 @@ import tensorflow as tf
 from kmaskformer.data import targets
 from kmaskformer.data.aspect_ratio import grouped_counters, is_tall
 from kmaskformer.data.cache import DiskCache, MemoryCache
+from kmaskformer.data.printable import printable
 from kmaskformer.data.python_calls import call_here, call_offered, offer
 from kmaskformer.data.service import Service, run_remotely, service_counters
 from kmaskformer.data.skipping import SkippingReader, check_on_error
@@ -264,8 +265,14 @@ def _keys(has_overlaps: bool) -> list[str]:
 
 def _read_function(reader: Reader, keys: Sequence[str]):
     def read(index: np.ndarray) -> list:
-        sample = reader[int(index)]
-        values = {**sample, "image_id": np.bytes_(str(sample["image_id"]).encode())}
+        try:
+            sample = reader[int(index)]
+        except (OSError, ValueError) as error:
+            text = printable(str(error))
+            if text == str(error):
+                raise
+            raise ValueError(text) from error  # TensorFlow would show nothing of a text that it cannot encode
+        values = {**sample, "image_id": np.bytes_(printable(str(sample["image_id"])).encode())}
         return [values[key] for key in keys]
 
     return read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from kmaskformer.data.printable import printable
 from kmaskformer.data.wrapped_reader import WrappedReader
 from kmaskformer.structures import Sample
 
@@ -55,7 +56,7 @@ class SkippingReader(WrappedReader):
             return self._reader[index]
         except (OSError, ValueError) as error:
             with self._lock:
-                self.skipped[index] = str(error)
+                self.skipped[index] = printable(str(error))
             return None
 
     def report(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from kmaskformer.data.overlaps import settle_overlaps
+from kmaskformer.data.printable import printable
 from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.evaluation.mean_iou import MeanIoU
 from kmaskformer.evaluation.panoptic_quality import PanopticQuality, SegmentTable
@@ -109,7 +110,7 @@ class Truth(NamedTuple):
             labels=labels,
             is_crowd=np.asarray(sample["is_crowd"], bool),
             valid=np.ones(len(labels), bool),
-            image_id=sample["image_id"],
+            image_id=image_name(sample["image_id"]),
             overlaps=_overlaps(sample),
         )
 
@@ -131,7 +132,7 @@ class Truth(NamedTuple):
 
 def image_name(image_id: Any) -> str:
     """The name of an image, which batches hold as bytes."""
-    return image_id.decode() if isinstance(image_id, bytes) else str(image_id)
+    return image_id.decode() if isinstance(image_id, bytes) else printable(str(image_id))
 
 
 def _overlaps(truth: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:

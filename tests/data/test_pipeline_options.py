@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import numpy as np
@@ -11,13 +12,16 @@ from PIL import Image
 
 import kmaskformer as kmf
 from kmaskformer.data import transforms
+from kmaskformer.data.batch_images import batch_images
 from kmaskformer.data.cache import DiskCache
 from kmaskformer.data.images import read_pair
+from kmaskformer.data.inspection import read_facts
 from kmaskformer.data.instance_folder import InstanceFolder
 from kmaskformer.data.merged import MergedSegments
 from kmaskformer.data.pipeline import evaluation_dataset, training_dataset
 from kmaskformer.data.skipping import SkippingReader
 from kmaskformer.data.synthetic import Shapes
+from kmaskformer.evaluation.evaluator import Truth
 from kmaskformer.structures import DatasetInfo
 
 CROP = [partial(transforms.random_crop, size=(4, 5))]
@@ -140,6 +144,27 @@ def test_nothing_that_can_be_read():
     with pytest.raises(ValueError, match=r"None of the 2 samples of 'numbered' can be read. First failure: 0\.png"):
         SkippingReader(Numbered(2, broken=(0, 1)))[0]
     assert SkippingReader(Numbered(2)).report() == ""
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    """Read, cached, listed and named in errors; what stands for their bytes can be printed."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / folder / os.fsdecode(b"bild\xff.png"))
+    reader = kmf.data.from_folders("images", "masks", ["a"], root=tmp_path)
+    for cache in (False, tmp_path / "cache", tmp_path / "cache"):
+        inputs, _ = next(iter(training_dataset(reader, batch_size=1, cache=cache)))
+        assert inputs["images"].shape == (1, 6, 8, 3)
+    _, targets = next(iter(evaluation_dataset(reader)))
+    assert targets["image_id"].numpy().tolist() == [rb"bild\udcff"]
+    assert Truth.of_sample(reader[0]).image_id == r"bild\udcff"
+    assert batch_images(reader, 0, 1, 0) == [str(tmp_path / r"images/bild\udcff.png")]
+    assert read_facts(reader, "train", progress=False).readable[0].image_id == r"bild\udcff"
+    (tmp_path / "images" / os.fsdecode(b"bild\xff.png")).write_bytes(b"")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"bild\\udcff\.png: cannot be read as image"):
+        next(iter(training_dataset(reader, batch_size=1)))
+    skipping = SkippingReader(reader)
+    assert skipping.get(0) is None and r"bild\udcff.png: cannot be read" in skipping.report()
 
 
 def test_a_cache_on_disk_is_read_by_the_next_run(tmp_path):
