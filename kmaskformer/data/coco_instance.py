@@ -19,6 +19,8 @@ from kmaskformer.structures import DatasetInfo, Sample
 
 Shape = Mapping[str, Any] | tuple[np.ndarray, ...]
 """Run lengths, or the outlines of an object's parts."""
+_FARTHEST = 10
+"""How far from the image's corner an outline may lie, in lengths of the longer side."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,24 +132,29 @@ class CocoInstances:
         return objects
 
     def _entry(self, row: dict[str, Any], folder: Path, objects: list[dict]) -> _Entry:
+        size = (row["height"], row["width"])
+        if min(size) < 1:
+            raise ValueError(
+                f"{self._path}: image {row['id']}: height and width must be positive. Received: {size}. Correct it."
+            )
         return _Entry(
             image=folder / row["file_name"],
             image_id=str(row["id"]),
-            size=(int(row["height"]), int(row["width"])),
+            size=size,
             annotation_ids=tuple(one["id"] for one in objects),
             labels=coco_json.labels(objects, self.info, f"{self._path}: image {row['id']} has objects"),
             is_crowd=coco_json.crowds(objects, f"{self._path}: annotation"),
-            shapes=tuple(_shape(one["segmentation"], self._where(one["id"])) for one in objects),
+            shapes=tuple(_shape(one["segmentation"], size, self._where(one["id"])) for one in objects),
         )
 
     def _where(self, annotation_id: Any) -> str:
         return f"{self._path}: annotation {annotation_id}"
 
 
-def _shape(segmentation: Any, where: str) -> Shape:
-    """The mask of an annotation in a form that is small in memory."""
+def _shape(segmentation: Any, size: tuple[int, int], where: str) -> Shape:
+    """The mask of an annotation in a form that is small in memory; `size` is that of the image."""
     if isinstance(segmentation, Mapping) and {"counts", "size"} <= set(segmentation):
-        return segmentation
+        return _run_lengths(segmentation, where)
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(
             f"{where}: `segmentation` must be a list of outlines or run lengths. Received: {str(segmentation)[:100]}. "
@@ -155,7 +162,7 @@ def _shape(segmentation: Any, where: str) -> Shape:
         )
     try:
         outlines = tuple(np.asarray(outline, np.float64) for outline in segmentation)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where}: outlines must hold numbers ({error}).") from error
     for outline in outlines:
         if outline.ndim != 1 or outline.size % 2 or outline.size < 6 or not np.isfinite(outline).all():
@@ -163,7 +170,28 @@ def _shape(segmentation: Any, where: str) -> Shape:
                 f"{where}: an outline must be a flat list of x and y of at least 3 points, [x0, y0, x1, y1, ...]. "
                 f"Received: {str(outline.tolist())[:100]} ({outline.size} numbers). Correct the file."
             )
+        # Every step along an outline is a place in memory.
+        if np.abs(outline).max() > _FARTHEST * max(size):
+            raise ValueError(
+                f"{where}: an outline must lie in its image, of height {size[0]} and width {size[1]}, or near it. "
+                f"Received: {outline.min():g}..{outline.max():g}. Correct the file; coordinates are pixels."
+            )
     return outlines
+
+
+def _run_lengths(segmentation: Mapping[str, Any], where: str) -> Shape:
+    counts, size = segmentation["counts"], segmentation["size"]
+    is_text = isinstance(counts, str)
+    if not (is_text or _are_whole(counts)) or not _are_whole(size) or len(size) != 2:
+        raise ValueError(
+            f"{where}: run lengths must have `counts`, a text or a list of whole numbers, and `size`, height and "
+            f"width. Received: {str(dict(segmentation))[:100]}. Correct the file."
+        )
+    return segmentation
+
+
+def _are_whole(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and abs(value) < 2**31 for value in values)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -175,7 +203,8 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path}: a COCO instance file must have the lists `images` and `annotations`. Received: "
             f"{sorted(content) if isinstance(content, dict) else type(content).__name__}."
         )
-    if content["annotations"] and "segments_info" in content["annotations"][0]:
+    first = next(iter(content["annotations"]), None)
+    if isinstance(first, dict) and "segments_info" in first:
         raise ValueError(
             f"{path}: this is a COCO panoptic file, where an instance file (`instances_*.json`) is expected. Read it "
             "with the source coco_panoptic."
@@ -183,6 +212,9 @@ def _load(path: Path) -> dict[str, Any]:
     coco_json.require_fields(path, "images", content["images"], ("id", "file_name", "height", "width"))
     fields = ("id", "image_id", "category_id", "segmentation")
     coco_json.require_fields(path, "annotations", content["annotations"], fields)
+    key = (int, str)
+    coco_json.require_types(path, "images", content["images"], id=key, file_name=str, height=int, width=int)
+    coco_json.require_types(path, "annotations", content["annotations"], id=key, image_id=key, category_id=int)
     coco_json.refuse_repeated(path, "image id", [row["id"] for row in content["images"]])
     coco_json.refuse_repeated(path, "annotation id", [row["id"] for row in content["annotations"]])
     return content
@@ -195,7 +227,7 @@ def _with_things(info: DatasetInfo) -> DatasetInfo:
 
 def _info(content: dict[str, Any], path: Path) -> DatasetInfo:
     categories = content.get("categories")
-    if not categories:
+    if not isinstance(categories, list) or not categories:
         raise ValueError(
             f"{path}: `categories` must list the classes, each with `id` and `name`. Add it or pass `info`."
         )

@@ -12,6 +12,8 @@ import numpy as np
 from kmaskformer.json_files import read_json
 from kmaskformer.structures import DatasetInfo
 
+_TYPE_NAMES = {int: "a whole number", str: "a text", list: "a list"}
+
 
 def load(path: Path) -> Any:
     """The content of an annotation file.
@@ -34,6 +36,19 @@ def require_fields(path: Path, kind: str, rows: Iterable[Mapping[str, Any]], fie
                 f"{path}: all {kind} must have {', '.join(fields)}. Received: number {number} without "
                 f"{', '.join(missing)}: {str(row)[:200]}. Complete the file."
             )
+
+
+def require_types(path: Path, kind: str, rows: Sequence[Mapping[str, Any]], **fields: type | tuple[type, ...]) -> None:
+    """Refuses a file in which a record's field is of another type than `fields` says; all records have them."""
+    for field, types in fields.items():
+        for number, row in enumerate(rows):
+            # True is a number to Python.
+            if not isinstance(row[field], types) or isinstance(row[field], bool):
+                expected = " or ".join(_TYPE_NAMES[one] for one in (types if isinstance(types, tuple) else (types,)))
+                raise ValueError(
+                    f"{path}: `{field}` of all {kind} must be {expected}. Received: {repr(row[field])[:100]} in number "
+                    f"{number}: {str(row)[:200]}. Correct the file."
+                )
 
 
 def refuse_repeated(path: Path, kind: str, values: Sequence[Any]) -> None:

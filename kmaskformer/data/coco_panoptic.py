@@ -14,6 +14,8 @@ from kmaskformer.data.info import read_info
 from kmaskformer.data.label_maps import runs
 from kmaskformer.structures import VOID, DatasetInfo, Sample
 
+_LARGEST_ID = 2**24 - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
@@ -63,6 +65,8 @@ class CocoPanoptic:
         self.info = info or _info(content, self._path)
         rows = content["annotations"]
         coco_json.require_fields(self._path, "annotations", rows, ("image_id", "file_name", "segments_info"))
+        key = (int, str)
+        coco_json.require_types(self._path, "annotations", rows, image_id=key, file_name=str, segments_info=list)
         coco_json.refuse_repeated(self._path, "image id", [row["image_id"] for row in rows])
         file_names = self._file_names(content.get("images", []))
         sizes = _sizes(content.get("images", []))
@@ -93,6 +97,7 @@ class CocoPanoptic:
 
     def _file_names(self, rows: list[dict[str, Any]]) -> dict[Any, str]:
         coco_json.require_fields(self._path, "images", rows, ("id", "file_name"))
+        coco_json.require_types(self._path, "images", rows, id=(int, str), file_name=str)
         coco_json.refuse_repeated(self._path, "image id in `images`", [row["id"] for row in rows])
         return {row["id"]: row["file_name"] for row in rows}
 
@@ -106,6 +111,8 @@ class CocoPanoptic:
         image_id = row["image_id"]
         kind = f"segments of image {image_id}"
         coco_json.require_fields(self._path, kind, row["segments_info"], ("id", "category_id"))
+        coco_json.require_types(self._path, kind, row["segments_info"], id=int, category_id=int)
+        self._check_range(row["segments_info"], image_id)
         segments = sorted(row["segments_info"], key=lambda segment: segment["id"])
         coco_json.refuse_repeated(
             self._path, f"segment id of image {image_id}", [segment["id"] for segment in segments]
@@ -119,6 +126,14 @@ class CocoPanoptic:
             labels=coco_json.labels(segments, self.info, f"{self._path}: image {image_id} has segments"),
             is_crowd=coco_json.crowds(segments, f"{self._path}: image {image_id} has segment"),
         )
+
+    def _check_range(self, segments: list[dict], image_id: Any) -> None:
+        outside = [segment["id"] for segment in segments if not 1 <= segment["id"] <= _LARGEST_ID]
+        if outside:
+            raise ValueError(
+                f"{self._path}: segment ids of image {image_id} must lie in 1..{_LARGEST_ID}, which is what a PNG can "
+                f"hold. Received: {outside[:10]}. Correct the file."
+            )
 
     def _image_name(self, image_id: Any, images: str, file_names: dict[Any, str]) -> str:
         if "{image_id}" in images:
@@ -156,9 +171,11 @@ class CocoPanoptic:
 def _load_json(path: Path) -> dict[str, Any]:
     content = coco_json.load(path)
     rows = content.get("annotations") if isinstance(content, dict) else None
-    if not isinstance(rows, list) or any("segments_info" not in row for row in rows):
+    is_panoptic = isinstance(rows, list) and all(isinstance(row, dict) and "segments_info" in row for row in rows)
+    if not is_panoptic or not isinstance(content.get("images", []), list):
         raise ValueError(
-            f"{path}: a COCO panoptic file must have `annotations`, each with `segments_info`. Received: "
+            f"{path}: a COCO panoptic file must have `annotations`, each with `segments_info`, and `images`, if at "
+            "all, as a list. Received: "
             f"{sorted(content) if isinstance(content, dict) else type(content).__name__}. "
             "Instance files (`instances_*.json`) are another format."
         )
@@ -173,10 +190,11 @@ def _sizes(rows: list[dict[str, Any]]) -> dict[Any, tuple[int, int]]:
 
 def _info(content: dict[str, Any], path: Path) -> DatasetInfo:
     categories = content.get("categories")
-    if not categories or any("isthing" not in category for category in categories):
+    listed = categories if isinstance(categories, list) else []
+    lacking = [category for category in listed if not isinstance(category, dict) or "isthing" not in category]
+    if lacking or not listed:
         raise ValueError(
-            f"{path}: every category must have `id`, `name` and `isthing`. Received: "
-            f"{next((c for c in categories or [] if 'isthing' not in c), 'no categories')}. "
+            f"{path}: every category must have `id`, `name` and `isthing`. Received: {(*lacking, 'no categories')[0]}. "
             "Complete the file or pass `info`."
         )
     coco_json.require_fields(path, "categories", categories, ("id", "name"))

@@ -152,6 +152,46 @@ DAMAGED = {
     ),
     "a crowd of two": (lambda c: c["annotations"][1].update(iscrowd=2), "Received: 2"),
     "an unknown crowd": (lambda c: c["annotations"][1].update(iscrowd=None), "Received: None"),
+    "an annotation that is none": (lambda c: c["annotations"].insert(0, 7), "all annotations must have id"),
+    "categories that are no list": (lambda c: c.update(categories={"id": 3}), "`categories` must list the classes"),
+    "category in quotes": (
+        lambda c: c["annotations"][1].update(category_id="3"),
+        "`category_id` of all annotations must be a whole number. Received: '3' in number 1: .*'id': 2",
+    ),
+    "category of null": (lambda c: c["annotations"][1].update(category_id=None), "Received: None in number 1"),
+    "category list": (lambda c: c["annotations"][1].update(category_id=[3]), r"Received: \[3\] in number 1"),
+    "category true": (lambda c: c["annotations"][1].update(category_id=True), "Received: True in number 1"),
+    "image list": (lambda c: c["annotations"][1].update(image_id=[42]), "`image_id` of all .* or a text. Received: "),
+    "id list": (lambda c: c["annotations"][1].update(id=[2]), "`id` of all annotations must be a whole number or"),
+    "image id null": (lambda c: c["images"][1].update(id=None), "`id` of all images must be a whole number or a text"),
+    "file name null": (lambda c: c["images"][1].update(file_name=None), "`file_name` of all images must be a text"),
+    "height in quotes": (lambda c: c["images"][1].update(height="6"), "`height` of all images must be a whole number"),
+    "width 0": (lambda c: c["images"][1].update(width=0), r"image 42: height and width must be positive.*\(6, 0\)"),
+    **{
+        f"run lengths {counts}": (
+            lambda c, counts=counts: c["annotations"][2].update(segmentation={"size": [6, 8], "counts": counts}),
+            "annotation 3: run lengths must have `counts`, a text or a list of whole numbers",
+        )
+        for counts in (None, 48, [None], ["48"], [47.5, 0.5], [2**70], {"a": 1})
+    },
+    **{
+        f"size {size}": (
+            lambda c, size=size: c["annotations"][2].update(segmentation={"size": size, "counts": [48]}),
+            "annotation 3: run lengths must have .*`size`, height and width. Received",
+        )
+        for size in (None, 48, [48], ["6", "8"])
+    },
+    **{
+        f"an outline at {place}": (
+            lambda c, place=place: c["annotations"][0].update(segmentation=[[0, 0, place, 0, 0, 3]]),
+            "annotation 1: an outline must lie in its image, of height 6 and width 8, or near it. Received: ",
+        )
+        for place in (1e8, -1e8, 1e300, 81)
+    },
+    "an outline of a number that is too long": (
+        lambda c: c["annotations"][0].update(segmentation=[[0, 0, 10**400, 0, 0, 3]]),
+        "annotation 1: outlines must hold numbers",
+    ),
     "panoptic file": (lambda c: c["annotations"][0].update(segments_info=[]), "COCO panoptic file"),
     "other image size": (lambda c: c["images"][1].update(height=5), "annotation 3: run lengths must have the size"),
 }
@@ -162,6 +202,11 @@ def test_damaged_files(folder, case):
     damage, message = DAMAGED[case]
     damage(folder.content)
     assert re.search(message, folder.error())
+
+
+def test_an_outline_may_reach_out_of_its_image(folder):
+    folder.content["annotations"][0]["segmentation"] = [[-60, -60, 80, -60, 80, 3, -60, 3]]
+    np.testing.assert_array_equal(dense(folder.read()[1])[0], np.arange(6)[:, None].repeat(8, axis=1) < 3)
 
 
 def test_crowds_may_be_true_and_false_or_left_out(folder):

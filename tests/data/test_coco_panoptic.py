@@ -155,6 +155,42 @@ def test_a_crowd_is_0_or_1(folder, value):
         folder.read()
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        *[
+            (lambda c, value=value: c["annotations"][0]["segments_info"][1].update(id=value), "`id` of all segments of")
+            for value in (None, "7", [7], 7.5, True)
+        ],
+        *[
+            (
+                lambda c, value=value: c["annotations"][0]["segments_info"][1].update(id=value),
+                rf"segment ids of image 42 must lie in 1..16777215.*Received: \[{value}\]",
+            )
+            for value in (0, -1, 2**24, 2**40)
+        ],
+        (
+            lambda c: c["annotations"][0]["segments_info"][1].update(category_id="3"),
+            "`category_id` of all segments of image 42 must be a whole number. Received: '3' in number 1",
+        ),
+        (lambda c: c["annotations"][0].update(segments_info=None), "`segments_info` of all annotations must be a list"),
+        (lambda c: c["annotations"][0].update(segments_info={"id": 9}), "`segments_info` of all .* must be a list"),
+        (lambda c: c["annotations"][0].update(segments_info=[9]), "all segments of image 42 must have id"),
+        (lambda c: c["annotations"][0].update(image_id=[42]), "`image_id` of all annotations must be a whole"),
+        (lambda c: c["annotations"][0].update(file_name=None), "`file_name` of all annotations must be a text"),
+        (lambda c: c["annotations"].append(7), "must have `annotations`, each with `segments_info`"),
+        (lambda c: c["images"][0].update(id=None), "`id` of all images must be a whole number or a text"),
+        (lambda c: c.update(images=None), "`images`, if at all, as a list"),
+        (lambda c: c.update(categories=[7]), "every category must have .* Received: 7"),
+        (lambda c: c.update(categories={"id": 3}), "every category must have .* Received: no categories"),
+    ],
+)
+def test_values_of_a_wrong_kind(folder, damage, message):
+    damage(folder.content)
+    with pytest.raises(ValueError, match=rf"p\.json: .*{message}"):
+        folder.read()
+
+
 def test_other_json_files(folder):
     for content, received in (({"annotations": [{"bbox": []}]}, "annotations"), ([1], "list"), ({"x": 1}, "x")):
         folder.content = content
