@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from kmaskformer.data import transforms
+from kmaskformer.data.arguments import refuse_negative, require_size
 from kmaskformer.data.color import ssd_color
 from kmaskformer.data.transforms import Transform
 from kmaskformer.data.windows import Nearest
@@ -57,9 +58,13 @@ def transform_chain(
         nearest: How label maps are resized; see `windows.nearest_positions`.
 
     Raises:
-        ValueError: If more than one way of choosing the size is given, `jitter_range` without `crop`, or
-            `quarter_turns` with a `crop` that is not square.
+        ValueError: If a length is negative, `crop` no pair, more than one way of choosing the size is given,
+            `jitter_range` without `crop`, or `quarter_turns` with a `crop` that is not square.
     """
+    refuse_negative(longest_edge=longest_edge)
+    require_size(crop=crop)
+    if any(edge < 1 for edge in shortest_edges):
+        raise ValueError(f"`shortest_edges` must be positive. Received: {tuple(shortest_edges)}.")
     ways = [name for name, value in _named(shortest_edges, scale_range, jitter_range) if value]
     if len(ways) > 1 or (jitter_range and not crop):
         raise ValueError(

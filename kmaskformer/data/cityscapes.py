@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kmaskformer.data import images as image_files
+from kmaskformer.data.arguments import refuse_negative
 from kmaskformer.data.files import Pair
 from kmaskformer.data.label_spaces import label_space
 from kmaskformer.structures import VOID, DatasetInfo, Sample
@@ -49,6 +50,7 @@ class Cityscapes:
         root: str | Path = ".",
         limit: int = 0,
     ) -> None:
+        refuse_negative(limit=limit)
         self.info = info or label_space("cityscapes_19")
         self.panoptic = panoptic
         ending = "_instanceIds.png" if panoptic else "_labelIds.png"

@@ -11,6 +11,7 @@ import numpy as np
 
 from kmaskformer.data import coco_json
 from kmaskformer.data import images as image_files
+from kmaskformer.data.arguments import refuse_negative
 from kmaskformer.data.info import read_info
 from kmaskformer.data.overlaps import regions_of_masks
 from kmaskformer.data.polygons import polygon_mask
@@ -69,6 +70,7 @@ class CocoInstances:
         root: str | Path = ".",
         limit: int = 0,
     ) -> None:
+        refuse_negative(limit=limit)
         self._path = Path(root) / annotations
         content = _load(self._path)
         self.info = _with_things(info) if info else _info(content, self._path)

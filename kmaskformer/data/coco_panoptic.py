@@ -10,6 +10,7 @@ import numpy as np
 
 from kmaskformer.data import coco_json
 from kmaskformer.data import images as image_files
+from kmaskformer.data.arguments import refuse_negative
 from kmaskformer.data.info import read_info
 from kmaskformer.data.label_maps import runs
 from kmaskformer.structures import VOID, DatasetInfo, Sample
@@ -60,6 +61,7 @@ class CocoPanoptic:
         root: str | Path = ".",
         limit: int = 0,
     ) -> None:
+        refuse_negative(limit=limit)
         self._path = Path(root) / annotations
         content = _load_json(self._path)
         self.info = info or _info(content, self._path)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kmaskformer.data.arguments import refuse_negative
+
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"))
 """What counts as an image where a folder is given instead of a pattern, in small letters."""
 
@@ -48,9 +50,10 @@ def list_pairs(
 
     Raises:
         FileNotFoundError: If `root` is missing, the pattern matches no file, or an image has no label map.
-        ValueError: If the two lists differ in length, the labels' pattern has no `{stem}`, or a folder has several
-            label maps for an image.
+        ValueError: If `limit` is negative, the two lists differ in length, the labels' pattern has no `{stem}`, or a
+            folder has several label maps for an image.
     """
+    refuse_negative(limit=limit)
     root = Path(root)
     images, labels = (str(value) if isinstance(value, Path) else value for value in (images, labels))
     if not root.is_dir():

@@ -124,6 +124,9 @@ def _fields(values: Any) -> dict[str, Any]:
 def _from_records(records: Sequence[Any]) -> dict[str, Any]:
     """From a list of names or of records with `name` and perhaps `id`, `isthing`, `color`."""
     records = [{"name": record} if isinstance(record, str) else record for record in records]
+    strange = [record for record in records if not isinstance(record, Mapping)]
+    if strange:
+        raise ValueError(f"a class must be a name, or a record with `name`. Received: {strange[0]!r}")
     fields: dict[str, Any] = {"class_names": tuple(str(record["name"]) for record in records)}
     fields["thing_ids"] = tuple(index for index, record in enumerate(records) if _is_true(record.get("isthing", 0)))
     for field, key, convert in (("dataset_ids", "id", int), ("colors", "color", _color)):

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from kmaskformer.data import targets
+from kmaskformer.data.arguments import refuse_negative, require_size
 from kmaskformer.data.aspect_ratio import grouped_counters, is_tall
 from kmaskformer.data.cache import DiskCache, MemoryCache
 from kmaskformer.data.printable import printable
@@ -122,10 +123,13 @@ def training_dataset(
         `on_error="skip"`, `skipped`, a `SkippingReader`; its `report()` names the samples left out so far.
 
     Raises:
-        ValueError: If the reader is empty, the batch size is not positive or not a multiple of the number of shards,
-            options exclude one another, or the reader does not know the sizes that grouping needs.
+        ValueError: If the reader is empty, a number is negative, a size no pair of positive numbers, the batch size not
+            positive or not a multiple of the number of shards, options exclude one another, or the reader does not know
+            the sizes that grouping needs.
     """
     _check(reader, batch_size)
+    refuse_negative(max_segments=max_segments, min_area=min_area, first_batch=first_batch, workers=workers)
+    require_size(image_size=image_size, **{f"batch_shapes[{i}]": shape for i, shape in enumerate(batch_shapes)})
     _check_options(batch_size, image_size, batch_shapes, repeat, shard, on_error, service)
     _check_grouping(aspect_ratio_grouping, repeat, shuffle, service)
     parallel = workers or tf.data.AUTOTUNE
@@ -185,9 +189,11 @@ def evaluation_dataset(
         `on_error="skip"`, `skipped`, a `SkippingReader`.
 
     Raises:
-        ValueError: If the reader is empty, the batch size is not positive, or `on_error` unknown.
+        ValueError: If the reader is empty, the batch size is not positive, another number negative, or `on_error`
+            unknown.
     """
     _check(reader, batch_size)
+    refuse_negative(shortest_edge=shortest_edge, longest_edge=longest_edge, workers=workers)
     check_on_error(on_error)
     source = SkippingReader(reader) if on_error == "skip" else reader
     load = _loader(source, has_overlaps(reader))

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kmaskformer.data import images as image_files
+from kmaskformer.data.arguments import refuse_negative
 from kmaskformer.data.label_maps import segments_of_classes
 from kmaskformer.data.label_spaces import label_space
 from kmaskformer.data.synthetic import SHAPES_INFO
@@ -69,6 +70,7 @@ class TfdsReader:
         data_dir: str | None = None,
         limit: int = 0,
     ) -> None:
+        refuse_negative(limit=limit)
         builder = _builder(name, data_dir)
         self._split = _existing_split(builder, split)
         self._records = Records(builder, self._split)

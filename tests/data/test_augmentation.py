@@ -104,6 +104,21 @@ def test_options_that_exclude_one_another(options):
         transform_chain(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"longest_edge": -1}, r"`longest_edge` must not be negative. Received: longest_edge=-1"),
+        ({"shortest_edges": [32, -5]}, r"`shortest_edges` must be positive. Received: \(32, -5\)"),
+        ({"crop": 64}, r"`crop` must be a pair \(height, width\) of positive whole numbers. Received: crop=64"),
+        ({"crop": (64, 64, 3)}, r"Received: crop=\(64, 64, 3\)"),
+        ({"crop": (64, 0)}, r"Received: crop=\(64, 0\)"),
+    ],
+)
+def test_numbers_without_a_meaning(options, message):
+    with pytest.raises(ValueError, match=message):
+        transform_chain(**options)
+
+
 def test_quarter_turns_need_a_square_crop():
     with pytest.raises(ValueError, match=r"`quarter_turns` needs a square `crop`.*crop=\(32, 64\)"):
         transform_chain(crop=(32, 64), quarter_turns=True)

@@ -66,6 +66,7 @@ def test_names_and_records_in_memory():
         ('{"classes": ["a"], "colors_rgb": ["zzzzzz"]}', "six hex digits.*'zzzzzz'"),
         ('{"classes": ["a"], "things": ["b"]}', "unknown class 'b'. Classes: a"),
         ('{"classes": ["pedestrian"], "things": ["pedestrain"]}', "Did you mean 'pedestrian'"),
+        ('{"classes": [1, 2]}', "a class must be a name, or a record with `name`. Received: 1"),
         ('{"categories": [{"id": 1}]}', "missing entry 'name'"),
         ('{"classes": ["a"], "colors_rgb": ["000000", "000001"]}', r"`colors` must have one entry per class \(1\)"),
     ],

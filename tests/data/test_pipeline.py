@@ -168,6 +168,30 @@ def test_bad_arguments():
         training_dataset(Toy(), batch_size=0)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *[
+            ({name: -1}, f"`{name}` must not be negative. Received: {name}=-1")
+            for name in ("max_segments", "min_area", "first_batch", "workers")
+        ],
+        ({"image_size": 64}, r"`image_size` must be a pair \(height, width\) of positive .*Received: image_size=64"),
+        ({"image_size": (64.5, 64)}, r"Received: image_size=\(64\.5, 64\)"),
+        ({"image_size": "ab"}, "Received: image_size='ab'"),
+        ({"batch_shapes": [(8, 8), (8,)]}, r"`batch_shapes\[1\]` must be a pair"),
+    ],
+)
+def test_numbers_without_a_meaning(options, message):
+    with pytest.raises(ValueError, match=message):
+        training_dataset(Toy(), **options)
+
+
+@pytest.mark.parametrize("name", ["shortest_edge", "longest_edge", "workers"])
+def test_negative_numbers_of_an_evaluation(name):
+    with pytest.raises(ValueError, match=f"`{name}` must not be negative. Received: {name}=-5"):
+        evaluation_dataset(Toy(), **{name: -5})
+
+
 def test_a_broken_file_stops_fit_with_its_path(tmp_path):
     for index in range(3):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"{index}.jpg")

@@ -10,6 +10,7 @@ from PIL import Image
 
 import kmaskformer as kmf
 from kmaskformer.data.cache import DiskCache
+from kmaskformer.data.cityscapes import Cityscapes
 from kmaskformer.data.sources import examples_from
 
 
@@ -314,6 +315,25 @@ def test_maps_of_turned_pictures_are_aligned(tmp_path, orientation):
     for example in kmf.data.from_examples(examples, [str(i) for i in range(6)]):
         np.testing.assert_array_equal(example["labels"][example["segment_map"]], example["image"][..., 0])
         np.testing.assert_array_equal(example["image"][..., 0], np.rot90(stored, {3: 2, 6: -1}[orientation]))
+
+
+def test_a_negative_limit(tmp_path):
+    """Not "all but the last"."""
+    write_pair(tmp_path, "i/a.png", "m/a.png")
+    message = "`limit` must not be negative. Received: limit=-1"
+    with pytest.raises(ValueError, match=message):
+        kmf.data.from_folders("i", "m", ["soil", "crop"], root=tmp_path, limit=-1)
+    with pytest.raises(ValueError, match=message):
+        kmf.data.from_coco_json(tmp_path / "a.json", tmp_path, limit=-1)
+    with pytest.raises(ValueError, match=message):
+        kmf.data.from_coco_panoptic(tmp_path / "a.json", tmp_path, tmp_path, limit=-1)
+    with pytest.raises(ValueError, match=message):
+        Cityscapes("i", "m", root=tmp_path, limit=-1)
+
+
+def test_classes_that_are_numbers():
+    with pytest.raises(ValueError, match=r"a class must be a name, or a record .*Received: 1"):
+        kmf.data.from_examples([], classes=(1, 2, 3))
 
 
 def test_numbers_that_do_not_fit_are_refused():
