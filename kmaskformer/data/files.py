@@ -49,7 +49,7 @@ def list_pairs(
         One `Pair` per image, in the order of the list or of the file names.
 
     Raises:
-        FileNotFoundError: If `root` is missing, the pattern matches no file, or an image has no label map.
+        FileNotFoundError: If a folder is missing, the pattern matches no file, or an image has no label map.
         ValueError: If `limit` is negative, the two lists differ in length, the labels' pattern has no `{stem}`, or a
             folder has several label maps for an image.
     """
@@ -75,7 +75,7 @@ def list_pairs(
 
 def _list_images(images: str | Sequence[str], root: Path) -> list[Path]:
     if not isinstance(images, str):
-        paths = [root / path for path in images]
+        paths = _listed(images, root)
     elif (root / images).is_dir():
         paths = images_in(root / images)
     else:
@@ -86,6 +86,11 @@ def _list_images(images: str | Sequence[str], root: Path) -> list[Path]:
             f"The dataset is empty: no file matches {images!r} in {root.resolve()}. Check `root` and the pattern."
         )
     return paths
+
+
+def _listed(paths: Sequence[str | Path], root: Path) -> list[Path]:
+    """The files of a list, whose lines may come from a text file with the line ends of Windows."""
+    return [root / os.fspath(path).rstrip("\r\n") for path in paths]
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -150,7 +155,11 @@ def _list_labels(labels: str | Sequence[str], images: list[Path], root: Path) ->
     if not isinstance(labels, str):
         if len(labels) != len(images):
             raise ValueError(f"`labels` must list one file per image ({len(images)}). Received: {len(labels)} files.")
-        return [root / path for path in labels]
+        return _listed(labels, root)
+    if not Path(labels).suffix and not glob.has_magic(labels) and "{" not in labels and not (root / labels).exists():
+        raise FileNotFoundError(
+            f"{(root / labels).absolute()}: no such folder of label maps. Check `root` and `labels`."
+        )
     if "{stem}" not in labels:
         raise ValueError(
             f"`labels` must contain {{stem}}, which stands for the image's name. Received: labels={labels!r}. "

@@ -260,6 +260,11 @@ def _open(source: ImageSource, kind: str, least_edge: int = 0) -> Image.Image:
             f"{_name(source)}: cannot be read as {kind}: its content is in no known image format. "
             "Give an image file, or take it out of the dataset."
         ) from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{_name(source)}: cannot be read as {kind}: it is too large. {str(error).partition(',')[0]}, twice "
+            "`PIL.Image.MAX_IMAGE_PIXELS`. Cut it into parts, or make it smaller."
+        ) from error
     # Pillow's decoders raise many kinds of errors on broken files, SyntaxError and struct.error among them.
     except Exception as error:
         raise ValueError(

@@ -103,6 +103,21 @@ def test_two_masks_for_one_image(tmp_path):
     assert [path.name for path in reader.files(0)] == ["a.jpg", "a.png"]
 
 
+def test_a_missing_folder_of_masks(tmp_path):
+    write_pair(tmp_path, "i/a.png", "m/a.png")
+    for root, masks in ((tmp_path, "nowhere"), (".", tmp_path / "nowhere")):
+        with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/nowhere: no such folder of label maps"):
+            kmf.data.from_folders(tmp_path / "i", masks, ["soil", "crop"], root=root)
+    with pytest.raises(ValueError, match=r"`labels` must contain {stem}"):
+        kmf.data.from_folders("i", "m/a.png", ["soil", "crop"], root=tmp_path)
+
+
+def test_lists_with_the_line_ends_of_windows(tmp_path):
+    write_pair(tmp_path, "i/a.png", "m/a.png")
+    reader = kmf.data.from_folders(["i/a.png\r"], ["m/a.png\r\n"], ["soil", "crop"], root=tmp_path)
+    assert reader[0]["labels"].tolist() == [0, 1] and reader.files(0) == (tmp_path / "i/a.png", tmp_path / "m/a.png")
+
+
 def test_links_that_lead_back_are_not_followed(tmp_path):
     write_pair(tmp_path, "i/a.png", "m/a.png")
     (tmp_path / "i/again").symlink_to(tmp_path / "i", target_is_directory=True)
