@@ -15,6 +15,7 @@ from tqdm import tqdm
 from kmaskformer.data import images
 from kmaskformer.data.label_maps import void_values
 from kmaskformer.data.printable import printable
+from kmaskformer.data.wrapped_reader import innermost
 from kmaskformer.structures import VOID, DatasetInfo, Sample
 
 MANY = 0.05
@@ -151,6 +152,7 @@ def _areas(sample: Sample) -> np.ndarray:
 
 def _facts_of_file(reader: Any, index: int) -> dict[str, Any]:
     """What its own label map tells of a sample; nothing where the dataset has another format."""
+    reader, index = innermost(reader, index)
     if not hasattr(reader, "label_file"):
         return {}
     path = reader.label_file(index)

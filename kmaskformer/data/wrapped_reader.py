@@ -36,6 +36,13 @@ class WrappedReader:
         return image_size_of(self._reader, self.inner_index(index))
 
 
+def innermost(reader: Any, index: int) -> tuple[Any, int]:
+    """The reader that wraps no other, and which of its samples a sample is made of."""
+    while isinstance(reader, WrappedReader):
+        reader, index = reader._reader, reader.inner_index(index)
+    return reader, index
+
+
 def options_of(reader: Any, index: int) -> tuple:
     """What a sample depends on besides its files and label space.
 

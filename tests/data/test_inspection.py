@@ -74,6 +74,14 @@ def test_zero_and_255_are_taken_for_a_confusion(tmp_path):
     assert not any(finding.is_error for finding in find_problems([right]))
 
 
+def test_parts_of_a_dataset_are_looked_into_as_the_whole(tmp_path):
+    folder_facts(tmp_path, [LABELS * 255] * 3, ["wall", "crack"])
+    reader = kmf.data.from_folders(tmp_path / "images", tmp_path / "masks", ["wall", "crack"])
+    for part in kmf.data.split(reader, fraction=0.4):
+        first = find_problems([read_facts(part, "part", progress=False)])[0]
+        assert first.is_error and "hold 0 and 255 only" in first.message
+
+
 def test_one_class_as_1_and_as_255_in_different_maps(tmp_path):
     split = folder_facts(tmp_path, [LABELS, LABELS * 255, LABELS * 0], ["wall", "crack"])
     (found,) = find_problems([split])
