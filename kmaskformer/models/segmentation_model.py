@@ -163,7 +163,10 @@ class SegmentationModel(keras.Model):
         self.accumulation_steps = accumulation_steps
 
     def train_step(self, data: tuple[Any, Any]) -> dict[str, Any]:
-        """One update; returns the loss, every weighted term of it, and the gradient's norm where it is known."""
+        """One update; returns the loss, every weighted term of it, and the gradient's norm where it is known.
+
+        With loss scaling (`mixed_float16`) also `loss_scale`; an update that it leaves out has the `gradient_norm` 0.
+        """
         inputs, targets = _unpacked(data)
         # Denominators follow from the targets alone: they are those of the whole batch, of all replicas.
         options = {}
@@ -178,11 +181,28 @@ class SegmentationModel(keras.Model):
             self.accumulation_steps,
         )
         loss = total(terms)
-        is_scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        gradients = agree_on_finite(loss, gradients, check_gradients=is_scaled)
+        gradients = agree_on_finite(loss, gradients, check_gradients=self._is_scaled)
+        updates_before = self.optimizer.iterations + 0
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {"loss": loss, **terms, **self._update_logs(updates_before)}
+
+    @property
+    def _is_scaled(self) -> bool:
+        return isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+
+    def _update_logs(self, updates_before: Any) -> dict[str, Any]:
+        """The gradient's norm where the optimizer knows it; with loss scaling also the scale.
+
+        An update that loss scaling leaves out, for a gradient that is not finite in float16, has the norm 0.
+        """
         norm = getattr(getattr(self.optimizer, "inner_optimizer", self.optimizer), "gradient_norm", None)
-        return {"loss": loss, **terms, **({} if norm is None else {"gradient_norm": norm})}
+        logs = {} if norm is None else {"gradient_norm": norm}
+        if not self._is_scaled:
+            return logs
+        is_updated = self.optimizer.iterations > updates_before
+        # The optimizer keeps the norm of the last update that it made.
+        logs = {name: ops.where(is_updated, value, 0.0) for name, value in logs.items()}
+        return {**logs, "loss_scale": self.optimizer.dynamic_scale + 0.0}
 
     def test_step(self, data: tuple[Any, Any]) -> dict[str, Any]:
         """The mean loss of the batches so far, without dropout or update."""
@@ -231,8 +251,7 @@ class SegmentationModel(keras.Model):
         with strategy.scope() if strategy else contextlib.nullcontext():
             if not self.built:
                 self.build((None, None, None, 3))
-            if self.optimizer is not None:
-                self.optimizer.build(self.trainable_variables)
+            self._build_optimizer()
 
     def get_build_config(self) -> dict[str, Any]:
         """Nothing is needed to build the model but its configuration."""
@@ -260,6 +279,11 @@ class SegmentationModel(keras.Model):
             config[key] = keras.saving.deserialize_keras_object(config[key])
         self.compile(**config)
         if self.built:
+            self._build_optimizer()
+
+    def _build_optimizer(self) -> None:
+        # Keras' loss scaling makes its variables anew each time.
+        if self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
 
     def get_config(self) -> dict[str, Any]:

@@ -134,6 +134,34 @@ def test_mixed_precision_scales_the_loss(make_model, batch):
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
+def test_loss_scaling_keeps_one_state_however_often_fit_is_called(make_model, batch, dataset, tmp_path):
+    model = make_model(dtype="mixed_float16")
+    model.compile(AdamW(learning_rate=1e-3), SetCriterion())
+    for _ in range(2):
+        model.fit(dataset, verbose=0)
+    model.train_on_batch(*batch)
+    names = [variable.name for variable in model.optimizer.variables]
+    assert names.count("dynamic_scale") == names.count("step_counter") == 1
+    model.optimizer.dynamic_scale.assign(512.0)
+    model.save(tmp_path / "a.keras")
+    loaded = keras.saving.load_model(tmp_path / "a.keras")
+    assert float(loaded.optimizer.dynamic_scale) == 512.0
+    for expected, value in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_an_update_that_loss_scaling_leaves_out_is_seen(make_model, batch):
+    model = make_model(dtype="mixed_float16")
+    optimizer = keras.optimizers.LossScaleOptimizer(AdamW(learning_rate=1e-3), initial_scale=16.0)
+    model.compile(optimizer, SetCriterion())
+    logs = model.train_step(batch)
+    assert float(logs["gradient_norm"]) > 0 and float(logs["loss_scale"]) == 16.0
+    optimizer.dynamic_scale.assign(2.0**100)  # gradients are infinite
+    logs = model.train_step(batch)
+    assert (float(logs["gradient_norm"]), float(logs["loss_scale"])) == (0.0, 2.0**99)
+    assert int(optimizer.iterations) == 1
+
+
 def test_trainable_norms_learn_their_statistics(make_model, images):
     model = make_model(backbone=ResNet(18, norm="batch"))
     means = [variable for variable in model.weights if variable.path.endswith("moving_mean")]
