@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,9 @@ def _write(model: keras.Model, folder: Path, state: RunState) -> None:
     }
     np.savez(folder / _STATE, **arrays)
     sizes = {name: (folder / name).stat().st_size for name in (_WEIGHTS, _STATE)}
-    (folder / _MANIFEST).write_text(json.dumps({**dataclasses.asdict(state), "file_sizes": sizes}))
+    checksums = {name: _checksum(folder / name) for name in sizes}
+    manifest = {**dataclasses.asdict(state), "file_sizes": sizes, "checksums": checksums}
+    (folder / _MANIFEST).write_text(json.dumps(manifest))
     for name in (*sizes, _MANIFEST):
         sync(folder / name)
     sync(folder)
@@ -242,11 +245,26 @@ def _assign_all(path: Path, kind: str, variables: Sequence[Any], values: Sequenc
         variable.assign(value)
 
 
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file's content."""
+    checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(2**22):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
 def _damage(path: Path) -> str | None:
     """What is wrong with the files of a checkpoint, or `None`."""
     try:
-        sizes = json.loads((path / _MANIFEST).read_text())["file_sizes"]
-        wrong = [name for name, size in sizes.items() if (path / name).stat().st_size != size]
-    except (OSError, ValueError, KeyError) as error:
+        manifest = json.loads((path / _MANIFEST).read_text())
+        sizes = manifest["file_sizes"]
+        cut_off = [name for name, size in sizes.items() if (path / name).stat().st_size != size]
+        if cut_off:
+            return f"{', '.join(cut_off)} cut off"
+        # Of the right size and full of zeros: so a power cut leaves files. Older checkpoints have no checksums.
+        checksums = manifest.get("checksums", {})
+        changed = [name for name, checksum in checksums.items() if _checksum(path / name) != checksum]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{_MANIFEST} or a file it lists cannot be read ({error})"
-    return f"{', '.join(wrong)} cut off" if wrong else None
+    return f"the content of {', '.join(changed)} is not what was written" if changed else None

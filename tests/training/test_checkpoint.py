@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -132,6 +133,32 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(two_checkpoints, name
         assert latest_checkpoint(newer.parent) == older
     with pytest.raises(ValueError, match=r"damaged checkpoint, .*Take another one, or start the run anew"):
         restore_checkpoint(toy_model(), newer)
+
+
+@pytest.mark.parametrize("name", ["model.weights.h5", "state.npz"])
+def test_a_file_of_the_right_size_with_other_content_is_damage(two_checkpoints, name):
+    _, (older, newer) = two_checkpoints
+    content = bytearray((newer / name).read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4] = bytes(255 - one for one in content[middle : middle + 4])
+    (newer / name).write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{newer.name}: damaged .*the content of {name} is not what was written"):
+        assert latest_checkpoint(newer.parent) == older
+
+
+def test_a_manifest_of_another_kind_is_damage(two_checkpoints):
+    _, (older, newer) = two_checkpoints
+    (newer / "checkpoint.json").write_text("[]")
+    with pytest.warns(UserWarning, match="a file it lists cannot be read"):
+        assert latest_checkpoint(newer.parent) == older
+
+
+def test_checkpoints_of_before_have_no_checksums(two_checkpoints):
+    _, (_, newer) = two_checkpoints
+    manifest = json.loads((newer / "checkpoint.json").read_text())
+    del manifest["checksums"]
+    (newer / "checkpoint.json").write_text(json.dumps(manifest))
+    assert latest_checkpoint(newer.parent) == newer
 
 
 def test_a_missing_file_is_damage(two_checkpoints):
