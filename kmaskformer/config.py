@@ -16,7 +16,7 @@ import yaml
 from kmaskformer.config_checks import SOURCES as SOURCES
 from kmaskformer.config_checks import check_config
 from kmaskformer.strict_yaml import ConfigError as ConfigError
-from kmaskformer.strict_yaml import read_values, to_dataclass, to_plain
+from kmaskformer.strict_yaml import flat, read_values, to_dataclass, to_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,6 +384,13 @@ def config_from_dict(values: dict[str, Any], where: str = "config") -> Config:
 def save_config(config: Config, path: str | Path) -> None:
     """Write every field, defaults included, as YAML that `load_config` reads."""
     Path(path).write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def differences(before: Config, now: Config) -> list[str]:
+    """The fields in which two configurations differ, as text with both values; none if they are equal."""
+    fields, others = flat(config_to_dict(before)), flat(config_to_dict(now))
+    pairs = {name: (value, others[name]) for name, value in fields.items() if value != others[name]}
+    return [f"{name} was {value!r} and is now {other!r}" for name, (value, other) in pairs.items()]
 
 
 def _fill_in(config: Config) -> Config:

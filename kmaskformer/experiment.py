@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kmaskformer import build, build_data, report
-from kmaskformer.config import Config, ModelConfig, config_to_dict, load_config, save_config
+from kmaskformer.config import Config, ModelConfig, differences, load_config, save_config
 from kmaskformer.data.skipping import SkippingReader
 from kmaskformer.evaluation.evaluator import SemanticEvaluator, Truth
 from kmaskformer.evaluation.run import Evaluation
@@ -51,6 +51,8 @@ from kmaskformer.training.seeds import set_seed
 from kmaskformer.whole_files import written_to_disk
 
 SKIPPED_FILE = "skipped.txt"
+
+_MOST_SHOWN = 5
 
 
 def train(
@@ -351,8 +353,10 @@ def _check_unclaimed(output: Path, config: Config, resume: bool) -> None:
         return
     if not resume:
         raise FileExistsError(f"{output}: holds a run already. Add --resume to go on, or choose another --output.")
-    if config_to_dict(load_config(path)) != config_to_dict(config):
+    changed = differences(load_config(path), config)
+    if changed:
+        more = [f"and {len(changed) - _MOST_SHOWN} more"] if len(changed) > _MOST_SHOWN else []
         raise ValueError(
-            f"{path}: the run was started with another configuration. Resume with the same one, "
-            "or choose another --output."
+            f"{path}: the run was started with another configuration: {'; '.join([*changed[:_MOST_SHOWN], *more])}. "
+            "Resume with the same one, or choose another --output."
         )

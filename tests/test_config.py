@@ -12,6 +12,7 @@ from kmaskformer.config import (
     ModelConfig,
     config_from_dict,
     config_to_dict,
+    differences,
     load_config,
     save_config,
 )
@@ -270,6 +271,18 @@ def test_save_and_load(write, tmp_path):
     saved = yaml.safe_load((tmp_path / "saved.yaml").read_text())
     assert list(saved) == [field.name for field in dataclasses.fields(Config)]
     assert saved["data"]["augmentation"]["crop"] == [64, 96]
+
+
+def test_differences_are_told_by_field_with_both_values(write):
+    path = write("model: {num_classes: 7}\ndata: {class_names: [a, b], train: {count: 3}}")
+    config = load_config(path)
+    assert differences(config, load_config(path)) == []
+    other = load_config(path, ["data.class_names=[a, c]", "data.train.count=4", "model.backbone.norm=batch"])
+    assert differences(config, other) == [
+        "model.backbone.norm was 'frozen' and is now 'batch'",
+        "data.class_names was ['a', 'b'] and is now ['a', 'c']",
+        "data.train.count was 3 and is now 4",
+    ]
 
 
 def test_every_default_passes_its_own_check():

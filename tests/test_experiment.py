@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from kmaskformer import build_data, experiment, report, trained_run
-from kmaskformer.config import load_config, save_config
+from kmaskformer.config import differences, load_config, save_config
 from kmaskformer.inference.tiles import Tiling
 
 TINY = [
@@ -111,8 +111,21 @@ def test_resuming_with_another_configuration_is_refused(repository, finished):
     other = load_config(
         repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", [*TINY, "optimizer.learning_rate=1.0e-5"]
     )
-    with pytest.raises(ValueError, match="another configuration"):
+    with pytest.raises(ValueError, match="another configuration") as caught:
         experiment.train(other, finished[0], resume=True)
+    assert str(caught.value) == (
+        f"{finished[0] / 'config.yaml'}: the run was started with another configuration: optimizer.learning_rate was "
+        "0.0007 and is now 1e-05. Resume with the same one, or choose another --output."
+    )
+
+
+def test_of_many_fields_that_differ_five_are_named(repository, config, tmp_path):
+    save_config(config, tmp_path / "config.yaml")
+    other = load_config(repository / "configs/shapes/panoptic/maskformer_resnet18.yaml", ["training.steps=9"])
+    with pytest.raises(ValueError, match=r"model.backbone.channels was \[8, 8, 16, 16\] and is now ") as caught:
+        experiment.train(other, tmp_path, resume=True)
+    *named, more = str(caught.value).partition(". Resume")[0].split("; ")
+    assert len(named) == 5 and more == f"and {len(differences(config, other)) - 5} more"
 
 
 @pytest.mark.slow
