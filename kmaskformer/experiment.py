@@ -48,8 +48,10 @@ from kmaskformer.training.nonfinite import WatchForNonFinite
 from kmaskformer.training.run_log import RunLog
 from kmaskformer.training.saving import save_model
 from kmaskformer.training.seeds import set_seed
+from kmaskformer.training.unwritten import needed_at_the_end, warned_of
 from kmaskformer.whole_files import written_to_disk
 
+SCORES_FILE = "metrics.json"
 SKIPPED_FILE = "skipped.txt"
 
 _MOST_SHOWN = 5
@@ -75,6 +77,7 @@ def train(
         ValueError: If `output` holds the run of another configuration, data and model do not fit, no evaluator
             reports `evaluation.best_metric`, or a batch cannot be shared out among workers.
         NonFiniteLossError: If the loss becomes NaN or infinite.
+        OSError: If the final model or scores cannot be written; of files that are written on the way, a warning tells.
         TrainingInterrupted: If the process is told to end (SIGTERM); a checkpoint has been saved.
     """
     output = Path(output)
@@ -112,10 +115,10 @@ def train(
             _make_up(observers, model, config, run_log, state.step)
         if state.step < config.training.steps:
             _fit(model, config, readers, folder, observers, run_log, state, on_nan)
-        with averaged_weights(model):
+        with needed_at_the_end(folder / MODEL_FILE), averaged_weights(model):
             save_model(model, folder / MODEL_FILE)
         final_scores = _newest_scores(run_log)
-        with written_to_disk(folder / "metrics.json") as path:
+        with needed_at_the_end(folder / SCORES_FILE), written_to_disk(folder / SCORES_FILE) as path:
             path.write_text(json.dumps(final_scores, indent=1) + "\n", encoding="utf-8")
         run_log.close()
     return final_scores
@@ -274,7 +277,8 @@ def _report_skipped(skipped: Any, output: Path, is_chief: bool) -> None:
     """Count and list of the samples that `data.on_error: skip` left out."""
     report = skipped.report() if skipped else ""
     if report:
-        (output / SKIPPED_FILE).write_text(report + "\n", encoding="utf-8")
+        with warned_of(output / SKIPPED_FILE, "The run goes on without it."):
+            (output / SKIPPED_FILE).write_text(report + "\n", encoding="utf-8")
         # The folder of a second worker is thrown away.
         warnings.warn(f"{report.splitlines()[0]} See {output / SKIPPED_FILE}" if is_chief else report, stacklevel=2)
 

@@ -33,6 +33,18 @@ def written_to_disk(path: str | os.PathLike) -> Iterator[Path]:
     sync(Path(path).parent)
 
 
+def append_whole(path: Path, text: str) -> None:
+    """Appends to a file; where it cannot be written to the end, on a full disk, the file is as it was."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(text.encode())
+    except OSError:
+        if path.exists():
+            os.truncate(path, size)
+        raise
+
+
 @contextlib.contextmanager
 def files_written_whole(folder: Path, optional: Sequence[str] = ()) -> Iterator[Path]:
     """A folder to write files to, which are moved into `folder` when all are written; others there stay.

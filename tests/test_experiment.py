@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -152,6 +154,27 @@ def test_a_stopped_and_resumed_run_equals_a_straight_one(config, finished, tmp_p
     for one, other in zip(rows, expected, strict=True):
         if one["kind"] == "train":
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-3), one["step"]
+
+
+@pytest.mark.parametrize("name", ["model.keras", "metrics.json"])
+def test_a_result_that_cannot_be_written_is_an_error_that_says_how_to_go_on(
+    config, finished, tmp_path, monkeypatch, name
+):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    written = {"model.keras": "save_model", "metrics.json": "written_to_disk"}[name]
+    write = getattr(experiment, written)
+
+    def on_a_full_disk(*arguments):
+        if Path(arguments[-1]).name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(*arguments)
+
+    monkeypatch.setattr(experiment, written, on_a_full_disk)
+    with pytest.raises(OSError, match=rf"{name}: cannot be written: .*No space .*start again with --resume"):
+        experiment.train(config, folder, resume=True)
+    monkeypatch.undo()
+    assert json.dumps(experiment.train(config, folder, resume=True)) == json.dumps(finished[1])
 
 
 def test_an_evaluation_that_was_cut_off_is_made_up(config, finished, tmp_path):

@@ -18,6 +18,7 @@ import numpy as np
 from kmaskformer.training.averages import averaged_weights
 from kmaskformer.training.run_log import RunLog, scalars
 from kmaskformer.training.saving import current_step, save_model
+from kmaskformer.training.unwritten import warned_of
 
 LOSS_NAMES = ("loss", "loss_ce", "loss_mask", "loss_dice")
 """What the progress bar shows: the total, and the three kinds of the last decoder layer."""
@@ -174,7 +175,7 @@ class EvaluateCallback(IntervalCallback):
     """Evaluates during `fit`: prints the scores, writes them to the run's metrics and keeps the best weights.
 
     The scores join the logs of the epoch, and so Keras' `History`. After a resume the best score so far is taken from
-    the run's metrics.
+    the run's metrics. Weights that cannot be written, on a full disk, are warned of, and the run goes on.
 
     Args:
         evaluate_fn: Returns the scores by name, higher is better for `monitor`.
@@ -235,9 +236,10 @@ class EvaluateCallback(IntervalCallback):
         if self.monitor not in self.scores:
             raise ValueError(f"`monitor` must be one of {sorted(self.scores)}. Received: monitor={self.monitor!r}")
         if self.scores[self.monitor] > self.best_score:
-            self.best_score = self.scores[self.monitor]
-            with averaged_weights(self.model):
+            lost = f"The best weights, of update {current_step(self.model)}, are not kept."
+            with warned_of(self.best_weights, lost), averaged_weights(self.model):
                 save_model(self.model, self.best_weights)
+                self.best_score = self.scores[self.monitor]
 
 
 class PredictionPictures(IntervalCallback):

@@ -16,6 +16,8 @@ import keras
 from kmaskformer.training.callbacks import listed
 from kmaskformer.training.run_log import scalars
 from kmaskformer.training.saving import current_step
+from kmaskformer.training.unwritten import warned_of
+from kmaskformer.whole_files import append_whole
 
 ON_NAN = ("stop", "skip")
 BATCHES_FILE = "suspicious_batches.jsonl"
@@ -108,8 +110,9 @@ class WatchForNonFinite(keras.callbacks.Callback):
         if self.folder is not None:
             row = {"step": current_step(self.model), "batch": self._batch, "kind": kind}
             row |= {"terms": {name: str(value) for name, value in terms.items()}, "images": images}
-            with (self.folder / BATCHES_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            path = self.folder / BATCHES_FILE
+            with warned_of(path, f"It lacks batch {self._batch}."):
+                append_whole(path, json.dumps(row) + "\n")
         return ", ".join(images) or "unknown images"
 
     def _images(self) -> list[str]:

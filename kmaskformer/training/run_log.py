@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import math
 import os
@@ -17,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from kmaskformer.extras import how_to_install
-from kmaskformer.whole_files import written_to_disk
+from kmaskformer.training.unwritten import warned_of
+from kmaskformer.whole_files import append_whole, written_to_disk
 
 _FIXED_COLUMNS = ("step", "kind", "time")
 
@@ -26,7 +28,8 @@ class RunLog:
     """Appends the metrics of a run to `metrics.jsonl`, `metrics.csv` and `tensorboard/`, its pictures to `pictures/`.
 
     A row has the optimizer update it belongs to (`step`), a `kind` (`train`, `evaluation`), the `time` in seconds
-    since 1970, and the values. TensorBoard shows `kind/name`. Every row is on disk when `write` returns.
+    since 1970, and the values. TensorBoard shows `kind/name`. Every row is in the files when `write` returns. On a
+    full disk there is a warning instead, and rows wait until there is space, `close` at the latest.
 
     Args:
         folder: The run's folder; created when missing.
@@ -40,6 +43,7 @@ class RunLog:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._columns: list[str] = []
+        self._waiting: list[tuple[dict[str, Any], dict[str, float]]] = []
         self._writer = None
         self._tensorboard = tensorboard and _tensorboard_is_installed()
         kept = [row for row in self.rows() if row["step"] <= start_step] if start_step else []
@@ -57,9 +61,8 @@ class RunLog:
 
     def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The rows so far, oldest first; of one `kind` if given. A value that was not finite is `None`."""
-        if not self._json_path.exists():
-            return []
-        rows = [_parse(line) for line in self._json_path.read_text().splitlines()]
+        lines = self._json_path.read_text().splitlines() if self._json_path.exists() else []
+        rows = [*map(_parse, lines), *(row for row, _ in self._waiting)]
         return [row for row in rows if row is not None and kind in (None, row["kind"])]
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
@@ -73,11 +76,8 @@ class RunLog:
         numbers = scalars(values)
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         row = {"step": int(step), "kind": kind, "time": round(time.time(), 3), **finite}
-        with self._json_path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self._append_csv(row)
-        if self._tensorboard:
-            self._write_events(step, {f"{kind}/{name}": value for name, value in numbers.items()})
+        self._waiting.append((row, {f"{kind}/{name}": value for name, value in numbers.items()}))
+        self._write_waiting()
 
     def picture(self, name: str, step: int, image: np.ndarray) -> Path:
         """Saves an image as `pictures/<name>_<step>.png` and shows it in TensorBoard as `name`.
@@ -88,56 +88,77 @@ class RunLog:
             image: `(height, width, 3)` uint8, or a PIL image.
 
         Returns:
-            Path of the PNG.
+            Path of the PNG. Where it cannot be written, there is a warning.
         """
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
             raise ValueError(f"`image` must be (height, width, 3) uint8. Received: {image.shape} {image.dtype}")
         path = self.folder / "pictures" / f"{name}_{int(step):07d}.png"
-        path.parent.mkdir(exist_ok=True)
-        with written_to_disk(path) as aside:
-            Image.fromarray(image).save(aside)
-        if self._tensorboard:
-            import tensorflow as tf
-
-            with self._events().as_default():
-                tf.summary.image(name, image[None], step=step)
+        with warned_of(path, "The run goes on without this picture."):
+            path.parent.mkdir(exist_ok=True)
+            with written_to_disk(path) as aside:
+                Image.fromarray(image).save(aside)
+            if self._tensorboard:
+                self._show("image", {name: image[None]}, step)
         return path
 
     def close(self) -> None:
-        """Closes the TensorBoard file; a later `write` opens another."""
+        """Writes the rows that wait, and closes the TensorBoard file; a later `write` opens another."""
+        if self._waiting:
+            self._write_waiting()
+        self._close_events()
+
+    def _write_waiting(self) -> None:
+        written: list[tuple[dict[str, Any], dict[str, float]]] = []
+        with warned_of(self._json_path, "Its rows wait until there is space, or until the run ends."):
+            append_whole(self._json_path, "".join(json.dumps(row) + "\n" for row, _ in self._waiting))
+            written, self._waiting = self._waiting, []
+        if not written:
+            self._close_events()  # whose file may be cut off, which would hide what came after
+            return
+        self._append_csv([row for row, _ in written])
+        for row, values in written if self._tensorboard else ():
+            self._show("scalar", values, row["step"])
+
+    def _append_csv(self, rows: list[dict[str, Any]]) -> None:
+        columns, self._columns = self._columns, []  # after an error the next rows write the file anew
+        with warned_of(self._csv_path, "It is written with the next row for which there is space."):
+            if not all(set(row) <= set(columns) for row in rows):
+                self._rewrite_csv(self.rows())
+                return
+            text = io.StringIO(newline="")
+            csv.DictWriter(text, columns).writerows(rows)
+            append_whole(self._csv_path, text.getvalue())
+            self._columns = columns
+
+    def _rewrite_csv(self, rows: list[dict[str, Any]]) -> None:
+        columns = list(dict.fromkeys([*_FIXED_COLUMNS, *(name for row in rows for name in row)]))
+        with written_to_disk(self._csv_path) as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        self._columns = columns
+
+    def _show(self, kind: str, values: Mapping[str, Any], step: int) -> None:
+        """Writes TensorBoard events: `kind` is the name of a function of `tf.summary`."""
+        import tensorflow as tf
+
+        folder = self.folder / "tensorboard"
+        with warned_of(folder, "TensorBoard will not show these values."):
+            try:
+                self._writer = self._writer or tf.summary.create_file_writer(str(folder))
+                with self._writer.as_default():
+                    for name, value in values.items():
+                        getattr(tf.summary, kind)(name, value, step=step)
+                self._writer.flush()
+            except tf.errors.OpError as error:
+                self._writer = None
+                raise OSError(error.message) from error
+
+    def _close_events(self) -> None:
         if self._writer is not None:
             self._writer.close()
         self._writer = None
-
-    def _append_csv(self, row: dict[str, Any]) -> None:
-        if not set(row) <= set(self._columns):
-            self._rewrite_csv(self.rows())
-            return
-        with self._csv_path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
-
-    def _rewrite_csv(self, rows: list[dict[str, Any]]) -> None:
-        self._columns = list(dict.fromkeys([*_FIXED_COLUMNS, *(name for row in rows for name in row)]))
-        with written_to_disk(self._csv_path) as path, path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def _write_events(self, step: int, values: dict[str, float]) -> None:
-        import tensorflow as tf
-
-        with self._events().as_default():
-            for name, value in values.items():
-                tf.summary.scalar(name, value, step=step)
-        self._events().flush()
-
-    def _events(self) -> Any:
-        import tensorflow as tf
-
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
-        return self._writer
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:

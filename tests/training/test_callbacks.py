@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -187,6 +188,23 @@ def test_a_resumed_run_knows_its_best_score(tmp_path):
     assert not (tmp_path / "b.weights.h5").exists()
 
 
+def test_best_weights_that_cannot_be_written_are_warned_of_and_the_next_best_are_kept(tmp_path, monkeypatch):
+    best, written = tmp_path / "best.weights.h5", []
+
+    def save_where_there_is_space(model, path):
+        if current_step(model) in (2, 4):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(current_step(model))
+
+    monkeypatch.setattr("kmaskformer.training.callbacks.save_model", save_where_there_is_space)
+    scores = iter([0.2, 0.6, 0.4, 0.3])
+    callback = EvaluateCallback(lambda: {"mIoU": next(scores)}, None, 2, monitor="mIoU", best_weights=best)
+    with pytest.warns(RuntimeWarning, match=r"best\.weights\.h5: cannot be written: .*No space.* of update 4, are not"):
+        model, _ = fit([callback])
+    assert current_step(model) == STEPS
+    assert (written, callback.best_score) == ([6], 0.4)
+
+
 def test_evaluation_by_epochs_without_a_log():
     calls = []
     fit([EvaluateCallback(lambda: {"score": float(len(calls) or calls.append(1) or 1)}, every_epochs=1)], epochs=2)
@@ -284,6 +302,16 @@ def test_images_that_cannot_be_named_change_nothing_else(tmp_path):
         fit([WatchForNonFinite("stop", tmp_path, images_of)], values=[np.nan])
     (row,) = (tmp_path / "suspicious_batches.jsonl").read_text().splitlines()
     assert json.loads(row)["images"] == []
+
+
+def test_a_note_of_a_batch_that_cannot_be_written_is_warned_of(tmp_path):
+    (tmp_path / "suspicious_batches.jsonl").mkdir()
+    watch = WatchForNonFinite("stop", tmp_path, lambda batch: ["a.jpg"])
+    with (
+        pytest.warns(RuntimeWarning, match=r"suspicious_batches\.jsonl: cannot be written: .* It lacks batch 0\."),
+        pytest.raises(NonFiniteLossError, match=r"Images of the batch: a\.jpg"),
+    ):
+        fit([watch], values=[np.nan])
 
 
 def test_a_run_in_which_nothing_is_finite_ends(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -92,6 +94,92 @@ def test_a_picture_is_a_file_and_a_tensorboard_image(tmp_path, rng):
 def test_a_picture_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`image` must be .height, width, 3. uint8. Received: \(4, 4\) float64"):
         RunLog(tmp_path, tensorboard=False).picture("x", 1, np.zeros((4, 4)))
+
+
+@pytest.fixture()
+def full_disk(monkeypatch):
+    """Fills the disk for files with these endings of their paths; without any, there is space again."""
+    functions = {name: getattr(run_log_module, name) for name in ("append_whole", "written_to_disk")}
+
+    def fill(*endings):
+        def full(name):
+            def write(path, *arguments):
+                if str(path).endswith(endings):
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return functions[name](path, *arguments)
+
+            return write
+
+        for name in functions:
+            monkeypatch.setattr(run_log_module, name, full(name))
+
+    return fill
+
+
+def test_rows_wait_on_a_full_disk_and_are_written_when_there_is_space(tmp_path, full_disk):
+    log = RunLog(tmp_path)
+    log.write("train", 1, {"loss": 1.0})
+    full_disk(".jsonl", ".csv")
+    with pytest.warns(RuntimeWarning) as warned:
+        log.write("train", 2, {"loss": 2.0})
+        log.write("evaluation", 2, {"score": float("nan")})
+    (message,) = {str(warning.message) for warning in warned}
+    assert message.startswith(f"{tmp_path / 'metrics.jsonl'}: cannot be written: [Errno 28] No space left on device")
+    assert [row["step"] for row in log.rows()] == [1, 2, 2], "rows that wait count"
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(read_csv(log)) == 1
+    full_disk()
+    log.write("train", 3, {"loss": 3.0})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in lines] == [1, 2, 2, 3]
+    assert [row["kind"] for row in lines] == ["train", "train", "evaluation", "train"]
+    assert [row["loss"] for row in read_csv(log)] == ["1.0", "2.0", "", "3.0"]
+    log.close()
+    numbers, _ = read_events(tmp_path / "tensorboard")
+    assert sorted(numbers["train/loss"]) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_rows_that_wait_are_written_when_the_log_is_closed(tmp_path, full_disk):
+    log = RunLog(tmp_path, tensorboard=False)
+    full_disk(".jsonl")
+    with pytest.warns(RuntimeWarning, match=r"metrics\.jsonl: cannot be written"):
+        log.write("train", 2, {"loss": 2.0})
+    full_disk()
+    log.close()
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [2]
+
+
+def test_a_table_that_could_not_be_written_is_written_with_the_next_row(tmp_path, full_disk):
+    log = RunLog(tmp_path, tensorboard=False)
+    log.write("train", 1, {"loss": 1.0})
+    full_disk(".csv")
+    with pytest.warns(RuntimeWarning, match=r"metrics\.csv: cannot be written: .*No space"):
+        log.write("train", 2, {"loss": 2.0})
+    full_disk()
+    log.write("train", 3, {"loss": 3.0})
+    assert [row["step"] for row in read_csv(log)] == ["1", "2", "3"]
+
+
+def test_a_picture_that_cannot_be_written_is_warned_of(tmp_path, full_disk):
+    log = RunLog(tmp_path, tensorboard=False)
+    full_disk(".png")
+    with pytest.warns(RuntimeWarning, match=r"pictures/predictions_0000040\.png: cannot be written: .*No space"):
+        path = log.picture("predictions", 40, np.zeros((4, 4, 3), np.uint8))
+    assert not path.exists()
+
+
+def test_tensorboard_events_that_cannot_be_written_are_warned_of(tmp_path):
+    pytest.importorskip("tensorboard")
+    log = RunLog(tmp_path)
+    (tmp_path / "tensorboard").write_text("in the way of the folder")
+    with pytest.warns(RuntimeWarning, match=r"tensorboard: cannot be written"):
+        log.write("train", 1, {"loss": 1.0})
+    (tmp_path / "tensorboard").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log.write("train", 2, {"loss": 2.0})
+    log.close()
+    assert [row["step"] for row in log.rows()] == [1, 2]
+    assert read_events(tmp_path / "tensorboard")[0]["train/loss"] == [(2, 2.0)]
 
 
 def test_without_tensorboard_the_rest_is_written(tmp_path, monkeypatch):
