@@ -28,9 +28,10 @@ class BackboneConfig:
     which the coordinates of pixels are appended to every feature map; 0, as in the paper, for none. `qk_scale: 0`
     scales the products of queries and keys by 1 / sqrt(channels of a head). `pretrain_image_size` acts with
     `absolute_position_embedding` only. `recompute`: blocks are computed again in the backward pass, for less memory
-    and about a third more time. `weights`: a file of a published image classifier, or of the reference's or Hugging
-    Face's MaskFormer, to take the backbone's weights from, see `load_backbone_weights`; read unless the whole model's
-    `weights` are given.
+    and about a third more time; ResNets need `norm: frozen` for it and Swin no dropout, else take a smaller batch or
+    more `training.accumulation_steps`. `weights`: a file of a published image classifier, or of the reference's or
+    Hugging Face's MaskFormer, to take the backbone's weights from, see `load_backbone_weights`; read unless the whole
+    model's `weights` are given.
     """
 
     name: Literal[
