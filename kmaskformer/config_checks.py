@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import operator
 import typing
 from collections.abc import Iterator
 from typing import Any
 
-from kmaskformer.strict_yaml import ConfigError, choice_error
+from kmaskformer.strict_yaml import ConfigError, choice_error, flat
 
 if typing.TYPE_CHECKING:
     from kmaskformer.config import Config
@@ -26,6 +28,8 @@ SOURCES = (
 
 _POSITIVE = (
     "model.num_classes",
+    "model.pixel_decoder.conv_dim",
+    "model.pixel_decoder.mask_dim",
     "model.transformer_decoder.num_queries",
     "model.transformer_decoder.decoder_layers",
     "data.batch_size",
@@ -45,8 +49,11 @@ _NOT_NEGATIVE = (
     "optimizer.learning_rate",
     "optimizer.weight_decay",
     "optimizer.clip_norm",
+    "optimizer.backbone_multiplier",
+    "optimizer.schedule.total_steps",
     "optimizer.schedule.warmup_steps",
     "loss.no_object_weight",
+    "loss.num_points",
     "data.train.limit",
     "data.train.count",
     "data.val.limit",
@@ -62,6 +69,7 @@ _NOT_NEGATIVE = (
     "training.checkpoint_every",
 )
 _FRACTIONS = (
+    "loss.importance_ratio",
     "evaluation.object_mask_threshold",
     "evaluation.overlap_threshold",
     "evaluation.score_threshold",
@@ -69,6 +77,8 @@ _FRACTIONS = (
     "data.augmentation.largest_class",
     "data.augmentation.range_crop_probability",
 )
+_NORM_GROUPS = 32
+_LARGEST_SEED = 2**32 - 1
 
 
 def check_config(config: Config, where: str) -> None:
@@ -82,9 +92,11 @@ def check_config(config: Config, where: str) -> None:
         ConfigError: If a number is out of range or two fields contradict each other.
     """
     for check in (
+        _check_finite,
         _check_ranges,
         _check_model,
         _check_kind,
+        _check_loss,
         _check_training,
         _check_source,
         _check_evaluation,
@@ -94,12 +106,19 @@ def check_config(config: Config, where: str) -> None:
             raise ConfigError(f"{where}: {message}")
 
 
+def _check_finite(config: Config) -> Iterator[str]:
+    names = tuple(flat(dataclasses.asdict(config)))
+    for name, value in _numbers(config, names):
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{name}: must be a finite number. Received: {value}"
+
+
 def _check_ranges(config: Config) -> Iterator[str]:
     for name, value in _numbers(config, _POSITIVE):
         if value < 1:
             yield f"{name}: must be positive. Received: {value}"
     for name, value in _numbers(config, _NOT_NEGATIVE):
-        if not value >= 0:  # so that it holds for NaN
+        if value < 0:
             yield f"{name}: must not be negative. Received: {value}"
     for name, value in _numbers(config, _FRACTIONS):
         if not 0 <= value <= 1:
@@ -125,6 +144,12 @@ def _check_model(config: Config) -> Iterator[str]:
             f"model.transformer_decoder.num_heads: must divide hidden_dim ({decoder.hidden_dim}). "
             f"Received: {decoder.num_heads}"
         )
+    pixel_decoder = config.model.pixel_decoder
+    if pixel_decoder.norm == "group" and pixel_decoder.conv_dim % _NORM_GROUPS:
+        yield (
+            f"model.pixel_decoder.conv_dim: must be a multiple of {_NORM_GROUPS}, the groups of norm group. "
+            f"Received: {pixel_decoder.conv_dim}"
+        )
 
 
 def _check_kind(config: Config) -> Iterator[str]:
@@ -149,12 +174,23 @@ def _check_kind(config: Config) -> Iterator[str]:
         )
 
 
+def _check_loss(config: Config) -> Iterator[str]:
+    if config.loss.oversample_ratio < 1:
+        yield f"loss.oversample_ratio: must be at least 1. Received: {config.loss.oversample_ratio}"
+
+
 def _check_training(config: Config) -> Iterator[str]:
     parts, batch_size = config.training.accumulation_steps, config.data.batch_size
     if batch_size % parts:
         yield f"training.accumulation_steps: must divide data.batch_size ({batch_size}). Received: {parts}"
-    if not 0 <= config.optimizer.ema < 1:
-        yield f"optimizer.ema: must be at least 0 and below 1. Received: {config.optimizer.ema}"
+    if not 0 <= config.training.seed <= _LARGEST_SEED:
+        yield f"training.seed: must lie in 0..{_LARGEST_SEED}. Received: {config.training.seed}"
+    for name, value in _numbers(config, ("optimizer.ema", "optimizer.momentum")):
+        if not 0 <= value < 1:
+            yield f"{name}: must be at least 0 and below 1. Received: {value}"
+    milestones = list(config.optimizer.schedule.milestones)
+    if milestones != sorted(set(milestones)) or min(milestones, default=1) < 1:
+        yield f"optimizer.schedule.milestones: must be increasing and at least 1. Received: {milestones}"
 
 
 def _check_source(config: Config) -> Iterator[str]:

@@ -2,6 +2,7 @@ import dataclasses
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 import yaml
 
@@ -16,6 +17,7 @@ from kmaskformer.config import (
     load_config,
     save_config,
 )
+from kmaskformer.models.pixel_decoder import FPNPixelDecoder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if path.name != "base.yaml")
@@ -151,6 +153,41 @@ ERRORS |= {  # of tiles and numbers of layers
     "evaluation: {tile_size: 64, metrics: [instance]}": "evaluation.tile_size: tiles are put together for semantic and",
     "evaluation: {tile_size: 64, augmentation: {shortest_edges: [64]}}": "of one view only. Received: metrics",
 }
+ERRORS |= {  # of numbers of the optimizer and the loss
+    "optimizer: {learning_rate: .inf}": "optimizer.learning_rate: must be a finite number. Received: inf",
+    "optimizer: {learning_rate: .nan}": "optimizer.learning_rate: must be a finite number. Received: nan",
+    "model: {pixel_mean: [1, 2, .nan]}": "model.pixel_mean: must be a finite number. Received: nan",
+    "optimizer: {momentum: 1}": "optimizer.momentum: must be at least 0 and below 1. Received: 1.0",
+    "optimizer: {momentum: -0.1}": "optimizer.momentum: must be at least 0 and below 1. Received: -0.1",
+    "optimizer: {ema: 1}": "optimizer.ema: must be at least 0 and below 1. Received: 1.0",
+    "optimizer: {backbone_multiplier: -1}": "optimizer.backbone_multiplier: must not be negative. Received: -1.0",
+    "optimizer: {schedule: {total_steps: -1}}": "optimizer.schedule.total_steps: must not be negative. Received: -1",
+    "optimizer: {schedule: {milestones: [9, 9]}}": (
+        "optimizer.schedule.milestones: must be increasing and at least 1. Received: [9, 9]"
+    ),
+    "optimizer: {schedule: {milestones: [0, 9]}}": "must be increasing and at least 1. Received: [0, 9]",
+    "loss: {num_points: -1}": "loss.num_points: must not be negative. Received: -1",
+    "loss: {oversample_ratio: 0.5}": "loss.oversample_ratio: must be at least 1. Received: 0.5",
+    "loss: {importance_ratio: 1.5}": "loss.importance_ratio: must lie in 0..1. Received: 1.5",
+    "training: {seed: -1}": "training.seed: must lie in 0..4294967295. Received: -1",
+    "training: {seed: 4294967296}": "training.seed: must lie in 0..4294967295. Received: 4294967296",
+}
+ERRORS |= {  # of channels
+    "model: {pixel_decoder: {conv_dim: 48}}": (
+        "model.pixel_decoder.conv_dim: must be a multiple of 32, the groups of norm group. Received: 48"
+    ),
+    "model: {pixel_decoder: {conv_dim: 0, norm: none}}": "model.pixel_decoder.conv_dim: must be positive. Received: 0",
+    "model: {pixel_decoder: {mask_dim: -32}}": "model.pixel_decoder.mask_dim: must be positive. Received: -32",
+}
+
+
+@pytest.mark.parametrize("pixel_decoder", ["{conv_dim: 48, norm: none}", "{conv_dim: 32, mask_dim: 20}"])
+def test_only_what_is_normalised_in_groups_needs_32_channels(write, pixel_decoder):
+    decoder = load_config(write(f"model: {{pixel_decoder: {pixel_decoder}}}")).model.pixel_decoder
+    layer = FPNPixelDecoder(decoder.conv_dim, decoder.mask_dim, decoder.norm)
+    shapes = {f"res{level}": (1, 2 ** (6 - level), 2 ** (6 - level), 8) for level in (2, 3, 4, 5)}
+    embedding = layer({name: np.ones(shape, "float32") for name, shape in shapes.items()})["pixel_embedding"]
+    assert embedding.shape == (1, 16, 16, decoder.mask_dim)
 
 
 @pytest.mark.parametrize("evaluation", ["{tile_size: 64}", "{inference: general}"])
