@@ -250,7 +250,7 @@ def _fit(
     callbacks = [
         LossProgressBar(),
         WatchForNonFinite(on_nan, output, images_of, state.batch),
-        TrainingLog(run_log, training.log_every),
+        TrainingLog(run_log, training.log_every, epoch_steps=stretch),
         checkpoints,
         *observers,
         StopAtStep(training.steps),

@@ -129,11 +129,19 @@ class TrainingLog(IntervalCallback):
     Args:
         run_log: Where to write.
         every_steps: Updates between two rows.
+        epoch_steps: Updates of an epoch, to count them by; `None` for the epochs of `fit`, which begin anew with a
+            resumed run.
+
+    Raises:
+        ValueError: If a number of updates is less than 1.
     """
 
-    def __init__(self, run_log: RunLog, every_steps: int = 20) -> None:
+    def __init__(self, run_log: RunLog, every_steps: int = 20, epoch_steps: int | None = None) -> None:
         super().__init__(every_steps=every_steps)
+        if epoch_steps is not None and epoch_steps < 1:
+            raise ValueError(f"`epoch_steps` must be at least 1, or None. Received: epoch_steps={epoch_steps}")
         self.run_log = run_log
+        self.epoch_steps = epoch_steps
         self._reset()
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -160,7 +168,8 @@ class TrainingLog(IntervalCallback):
             return
         means = {name: value / self._counted for name, value in self._sums.items()}
         seconds = self._seconds / self._batches
-        others = {"learning_rate": self._learning_rate, "epoch": self.epoch, "seconds_per_step": seconds}
+        epoch = self.epoch if self.epoch_steps is None else (step - 1) // self.epoch_steps
+        others = {"learning_rate": self._learning_rate, "epoch": epoch, "seconds_per_step": seconds}
         self.run_log.write("train", step, {**means, **others})
         self._reset()
 

@@ -92,6 +92,22 @@ def test_all_terms_and_the_learning_rate_reach_the_log_and_tensorboard(tmp_path)
     assert events == [(row["step"], pytest.approx(row["loss_dice"])) for row in rows]
 
 
+def test_a_run_that_goes_on_within_an_epoch_logs_the_epochs_of_a_straight_one(tmp_path):
+    straight, resumed = (RunLog(tmp_path / name, tensorboard=False) for name in ("straight", "resumed"))
+    values = range(1, 13)
+    fit(
+        [TrainingLog(straight, 1, epoch_steps=5), StopAtStep(12)],
+        values=[*values, 1, 1, 1],
+        epochs=3,
+        steps_per_epoch=5,
+    )
+    log = TrainingLog(resumed, 1, epoch_steps=5)
+    model, _ = fit([log], values=values, epochs=1, steps_per_epoch=8)
+    fit([log, StopAtStep(12)], model, values=[9, 10, 11, 12, 1], epochs=2, initial_epoch=1, steps_per_epoch=5)
+    epochs = [row["epoch"] for row in straight.rows()]
+    assert epochs == [0] * 5 + [1] * 5 + [2] * 2 == [row["epoch"] for row in resumed.rows()]
+
+
 def test_the_progress_bar_shows_the_total_and_three_kinds(capsys):
     fit([LossProgressBar()], verbose=1)
     shown = capsys.readouterr().out
@@ -248,6 +264,10 @@ def test_a_weights_file_has_no_optimizer_state_and_training_goes_on(tmp_path):
         (lambda: Recorder(every_epochs=-1), "`every_epochs` must be at least 1, or None. Received: every_epochs=-1"),
         (lambda: Recorder(at_end=False), "`every_steps` or `every_epochs` must be given. Received: None for both"),
         (lambda: EvaluateCallback(dict, monitor="x"), "`monitor` and `best_weights` must be given together. Received"),
+        (
+            lambda: TrainingLog(None, epoch_steps=0),
+            "`epoch_steps` must be at least 1, or None. Received: epoch_steps=0",
+        ),
         (lambda: save_model(None, "a.h5"), "`path` must end in .weights.h5 or .keras. Received: path=a.h5"),
     ],
 )
