@@ -32,5 +32,5 @@ def needed_at_the_end(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "Free space if the disk is full, and start again with --resume: what was trained is not lost."
+        remedy = "Free space if the disk is full, and start again with --resume: it goes on from the newest checkpoint."
         raise OSError(f"{path}: cannot be written: {error}. {remedy}") from error
