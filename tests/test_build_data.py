@@ -60,7 +60,8 @@ def test_an_unknown_split_is_refused(tmp_path):
         ("data", "augmentation", {"scale_range": [2.0, 0.5]}, "increasing positive numbers"),
         ("evaluation", "object_mask_threshold", 80.0, r"must lie in 0\.\.1"),
         ("evaluation", "best_metric", "panoptic/PQ", r"must belong to one of evaluation\.metrics"),
-        ("optimizer", "learning_rate", float("nan"), "must not be negative"),
+        ("optimizer", "learning_rate", float("nan"), "must be a finite number"),
+        ("optimizer", "learning_rate", -1.0e-4, "must not be negative"),
         ("model", "transformer_decoder", {"hidden_dim": 30}, "must divide hidden_dim"),
     ],
 )
