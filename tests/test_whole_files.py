@@ -1,5 +1,6 @@
 """A file is there whole or not at all."""
 
+import contextlib
 import resource
 import signal
 
@@ -8,23 +9,27 @@ import pytest
 from kmaskformer.whole_files import append_whole, written_to_disk, written_whole
 
 
-@pytest.fixture()
-def largest_file():
-    """Sets how large a file may become: what is beyond fails to be written, as on a full disk."""
+@contextlib.contextmanager
+def largest_file(size):
+    """How large a file may become meanwhile: what is beyond fails to be written, as on a full disk.
+
+    Not for the whole test: what pytest prints at its end may go to a file as well.
+    """
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_what_cannot_be_appended_to_the_end_is_not_appended_at_all(tmp_path, largest_file):
+def test_what_cannot_be_appended_to_the_end_is_not_appended_at_all(tmp_path):
     path = tmp_path / "rows.jsonl"
     append_whole(path, "first\n")
-    largest_file(9)
-    with pytest.raises(OSError, match="too large"):
+    with largest_file(9), pytest.raises(OSError, match="too large"):
         append_whole(path, "second\n")
     assert path.read_text() == "first\n"
-    largest_file(99)
     append_whole(path, "third\n")
     assert path.read_text() == "first\nthird\n"
 
