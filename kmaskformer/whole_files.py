@@ -74,8 +74,7 @@ def check_can_write(path: str | os.PathLike) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
-    with path.open("ab"):
-        pass
+    path.open("ab").close()
     if is_new:
         path.unlink()
 

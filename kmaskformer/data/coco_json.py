@@ -38,6 +38,11 @@ def require_fields(path: Path, kind: str, rows: Iterable[Mapping[str, Any]], fie
             )
 
 
+def is_integer(value: Any) -> bool:
+    """Whether a value of a JSON is a whole number; true and false, which are numbers to Python, are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def require_types(path: Path, kind: str, rows: Sequence[Mapping[str, Any]], **fields: type | tuple[type, ...]) -> None:
     """Refuses a file in which a record's field is of another type than `fields` says; all records have them."""
     for field, types in fields.items():

@@ -1,8 +1,7 @@
 """Image files and label maps, decoded with Pillow.
 
 Images come out upright, RGB and uint8 whatever the file holds; label maps come out as the numbers they store, upright
-by their own EXIF orientation. Every
-failure is a `ValueError` (or `FileNotFoundError`) that names the file.
+by their own EXIF orientation. Every failure is a `ValueError` (or `FileNotFoundError`) that names the file.
 """
 
 from __future__ import annotations

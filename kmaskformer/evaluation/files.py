@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from kmaskformer.data import coco_json
+from kmaskformer.data.coco_json import is_integer
 from kmaskformer.data.run_lengths import encode_mask
 from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.json_files import read_json
@@ -96,7 +97,7 @@ def _check_annotation(annotation: Any, path: Path) -> None:
 
 
 def _check_segment(segment: Any, where: str, path: Path) -> None:
-    if not isinstance(segment, dict) or not all(_is_integer(segment.get(key)) for key in ("id", "category_id")):
+    if not isinstance(segment, dict) or not all(is_integer(segment.get(key)) for key in ("id", "category_id")):
         raise ValueError(
             f"{path}: each segment needs whole numbers `id` and `category_id`. Received: {segment} {where}"
         )
@@ -105,12 +106,8 @@ def _check_segment(segment: Any, where: str, path: Path) -> None:
     if segment.get("iscrowd", 0) not in (0, 1):
         raise ValueError(f"{path}: `iscrowd` must be 0 or 1. Received: {segment['iscrowd']!r} {where}")
     area = segment.get("area", 0)
-    if not _is_integer(area) and not (isinstance(area, float) and area.is_integer()):
+    if not is_integer(area) and not (isinstance(area, float) and area.is_integer()):
         raise ValueError(f"{path}: `area` must be a whole number of pixels, or left out. Received: {area!r} {where}")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def info_of_categories(categories: Sequence[Mapping[str, Any]], name: str = "coco") -> DatasetInfo:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kmaskformer.data.coco_json import is_integer
 from kmaskformer.data.polygons import polygon_mask
 from kmaskformer.data.run_lengths import check_run_lengths, decode_mask, encode_mask
 
@@ -106,10 +107,6 @@ class _Field(NamedTuple):
     accepts: Callable[[Any], bool]
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -122,9 +119,9 @@ def _is_mask(value: Any) -> bool:
     return value is None or isinstance(value, list) or (isinstance(value, Mapping) and {"counts", "size"} <= set(value))
 
 
-_INTEGER = _Field("a whole number", _is_integer)
-_IMAGE_ID = _Field("a number or text", lambda value: isinstance(value, str) or _is_integer(value))
-_SIDE = _Field("a positive whole number", lambda value: _is_integer(value) and value > 0)
+_INTEGER = _Field("a whole number", is_integer)
+_IMAGE_ID = _Field("a number or text", lambda value: isinstance(value, str) or is_integer(value))
+_SIDE = _Field("a positive whole number", lambda value: is_integer(value) and value > 0)
 _BOX = _Field("left, top, width and height, four numbers", _is_box)
 _MASK = _Field("polygons, or run lengths with `counts` and `size`", _is_mask)
 _TRUTH_FIELDS = {

@@ -16,7 +16,6 @@ import numpy as np
 from kmaskformer.data.images import read_label_map, read_panoptic_ids
 from kmaskformer.evaluation.average_precision import coco_average_precision
 from kmaskformer.evaluation.files import PanopticFile, info_of_categories, read_instances, read_panoptic_file
-from kmaskformer.evaluation.instance_records import check_instance_truth
 from kmaskformer.evaluation.joint_runs import joint_runs
 from kmaskformer.evaluation.label_folders import LabelPair, pair_cityscapes, pair_label_maps
 from kmaskformer.evaluation.label_ids import LabelIds
@@ -210,7 +209,6 @@ def score_instance_files(truth: str | Path, predictions: str | Path) -> dict[str
 
 
 def _score_instances(content: Any, results: list[dict[str, Any]]) -> dict[str, float]:
-    check_instance_truth(content)
     official = importlib.util.find_spec("pycocotools") is not None
     score = coco_average_precision if official else own_average_precision
     scores = _prefixed("instance", score(content, results, "segm"))
