@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from kmaskformer.layers.normalization import make_norm
+from kmaskformer.ops.lean import add_bias
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
@@ -70,7 +71,7 @@ class Convolution(keras.layers.Layer):
         if self.norm is not None:
             self.norm.build(self.compute_output_shape(input_shape))
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Convolves `(batch, height, width, channels)`; an output side is `floor((side - 1) / strides) + 1`."""
         margin = self.dilation * (self.kernel_size // 2)
         explicit = margin > 0 and self.strides > 1
@@ -85,7 +86,7 @@ class Convolution(keras.layers.Layer):
             dilation_rate=self.dilation,
         )
         if self.bias is not None:
-            outputs = ops.add(outputs, self.bias)
+            outputs = add_bias(outputs, self.bias, training)
         if self.norm is not None:
             outputs = self.norm(outputs)
         return self.activation(outputs)

@@ -10,7 +10,7 @@ from keras import ops
 
 from kmaskformer.layers.initializers import linear_bias, linear_kernel
 from kmaskformer.layers.normalization import LayerNormalization
-from kmaskformer.ops.lean import lean_dense, lean_functions_help
+from kmaskformer.ops.lean import add_bias, lean_dense, lean_functions_help
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
@@ -24,9 +24,14 @@ class Dense(keras.layers.Dense):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """`(..., channels)` to `(..., units)`."""
         if len(inputs.shape) == 2:
-            return super().call(inputs, training=training)
-        rows = super().call(ops.reshape(inputs, (-1, inputs.shape[-1])), training=training)
+            return self._of_rows(inputs, training)
+        rows = self._of_rows(ops.reshape(inputs, (-1, inputs.shape[-1])), training)
         return ops.reshape(rows, (*ops.shape(inputs)[:-1], self.units))
+
+    def _of_rows(self, rows: Any, training: bool | None) -> Any:
+        if self.bias is None or self.compute_dtype == "float32":
+            return super().call(rows, training=training)
+        return self.activation(add_bias(ops.matmul(rows, self.kernel), self.bias, training))
 
     def after(self, prepare: Callable[..., Any], x: Any, *parameters: Any) -> Any:
         """The layer's output for `prepare(x, *parameters)` in training, of which `x` alone is kept."""

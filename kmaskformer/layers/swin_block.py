@@ -11,7 +11,8 @@ from kmaskformer.layers.dense import dense_after_norm, linear
 from kmaskformer.layers.drop_path import DropPath
 from kmaskformer.layers.normalization import make_norm
 from kmaskformer.layers.window_attention import WindowAttention, join_windows, split_windows
-from kmaskformer.ops.lean import gelu, lean_functions_help, lean_gelu
+from kmaskformer.ops.crop import crop_bottom_right
+from kmaskformer.ops.lean import gelu, gelu_with_gradient, lean_functions_help
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
@@ -110,12 +111,12 @@ class SwinBlock(keras.layers.Layer):
     def _attend(self, x: Any, window_mask: Any, training: bool | None) -> Any:
         _, height, width, _ = ops.shape(x)
         qkv = dense_after_norm(self.attn.qkv, self.norm1, x, self._windows, training)
-        windows = self.attn.mix(qkv, window_mask if self.shift else None)
+        windows = self.attn.mix(qkv, window_mask if self.shift else None, training)
         padded_height, padded_width = (side + -side % self.window_size for side in (height, width))
         x = join_windows(windows, self.window_size, padded_height, padded_width)
         if self.shift:
             x = ops.roll(x, (self.shift, self.shift), axis=(1, 2))
-        return x[:, :height, :width, :]
+        return crop_bottom_right(x, height, width)
 
     def _windows(self, x: Any) -> Any:
         x = pad_to_multiple(x, self.window_size)
@@ -150,7 +151,7 @@ class SwinMLP(keras.layers.Layer):
     def contract(self, hidden: Any, training: bool | None = None) -> Any:
         """All that follows the first linear layer, `(rows, hidden_dim)` to `(rows, dim)`."""
         if lean_functions_help(training) and not self.drop_rate:
-            return self.fc2.after(lean_gelu, hidden)
+            return self.fc2.after(gelu_with_gradient, hidden)
         return self.drop(self.fc2(self.drop(gelu(hidden))))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

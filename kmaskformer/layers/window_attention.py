@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from kmaskformer.layers.dense import linear
+from kmaskformer.ops.lean import lean_functions_help, recomputed
 
 MASKED_SCORE = -100.0
 """Added to the score of two pixels of a shifted window that are no neighbours in the image."""
@@ -69,37 +70,45 @@ class WindowAttention(keras.layers.Layer):
             autocast=False,
         )
 
-    def call(self, windows: Any, window_mask: Any = None) -> Any:
+    def call(self, windows: Any, window_mask: Any = None, training: bool | None = None) -> Any:
         """Attention within each window.
 
         Args:
             windows: `(batch * num_windows, window_size ** 2, dim)`.
             window_mask: `(num_windows, window_size ** 2, window_size ** 2)` bool, True for pairs of pixels that must
                 not attend to each other (see `shifted_window_mask`), or None.
+            training: Whether dropout acts.
 
         Returns:
             Same shape as `windows`.
         """
-        return self.mix(self.qkv(windows), window_mask)
+        return self.mix(self.qkv(windows), window_mask, training)
 
-    def mix(self, qkv: Any, window_mask: Any = None) -> Any:
+    def mix(self, qkv: Any, window_mask: Any = None, training: bool | None = None) -> Any:
         """All that follows the projection to queries, keys and values, `(..., 3 * dim)`; otherwise as `call`."""
         length, head_dim = self.window_size**2, self.dim // self.num_heads
         qkv = ops.reshape(qkv, (-1, length, 3, self.num_heads, head_dim))
         query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3, axis=0)
         scale = 1.0 / math.sqrt(head_dim) if self.qk_scale is None else self.qk_scale
-        query = query * ops.cast(scale, query.dtype)
+        inputs = query * ops.cast(scale, query.dtype), key, value, self._position_bias()
+        if lean_functions_help(training) and not self.attention_drop_rate:
+            # The weights would be the largest of what a block keeps: more numbers than its pixels have channels.
+            mixed = recomputed(lambda *inputs: self._attend(*inputs, window_mask), *inputs)
+        else:
+            mixed = self._attend(*inputs, window_mask)
+        mixed = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, length, self.dim))
+        return self.drop(self.proj(mixed))
+
+    def _attend(self, query: Any, key: Any, value: Any, position_bias: Any, window_mask: Any) -> Any:
+        """Values `(windows, heads, pixels, channels)` mixed by the products of scaled queries and keys."""
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
         # Softmax in float32: half precision has too few digits for the mask's -100 beside the scores.
-        scores = ops.cast(scores, "float32") + self._position_bias()
+        scores = ops.cast(scores, "float32") + position_bias
         if window_mask is not None:
-            num_windows = ops.shape(window_mask)[0]
-            scores = ops.reshape(scores, (-1, num_windows, self.num_heads, length, length))
-            scores = scores + ops.cast(window_mask[:, None], "float32") * MASKED_SCORE
-            scores = ops.reshape(scores, (-1, self.num_heads, length, length))
-        weights = self.attention_drop(ops.cast(ops.softmax(scores, axis=-1), value.dtype))
-        mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
-        return self.drop(self.proj(ops.reshape(mixed, (-1, length, self.dim))))
+            shape = ops.shape(scores)
+            scores = ops.reshape(scores, (-1, ops.shape(window_mask)[0], *shape[1:]))
+            scores = ops.reshape(scores + ops.cast(window_mask[:, None], "float32") * MASKED_SCORE, shape)
+        return ops.matmul(self.attention_drop(ops.cast(ops.softmax(scores, axis=-1), value.dtype)), value)
 
     def compute_output_shape(self, windows_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return windows_shape

@@ -11,6 +11,7 @@ from kmaskformer.layers.convolution import Convolution
 from kmaskformer.layers.initializers import fan_in_uniform
 from kmaskformer.layers.position_embedding import SinePositionEmbedding
 from kmaskformer.layers.transformer import TransformerEncoder
+from kmaskformer.ops.crop import crop_bottom_right
 
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
@@ -184,6 +185,6 @@ def upsample_like(x: Any, reference: Any) -> Any:
     """
     batch, height, width, channels = ops.shape(x)
     _, out_height, out_width, _ = ops.shape(reference)
-    x = ops.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
-    x = ops.reshape(x, (batch, 2 * height, 2 * width, channels))
-    return x[:, :out_height, :out_width, :]
+    x = ops.reshape(x, (batch, height, 1, width, 1, channels))
+    x = ops.broadcast_to(x, (batch, height, 2, width, 2, channels))
+    return crop_bottom_right(ops.reshape(x, (batch, 2 * height, 2 * width, channels)), out_height, out_width)

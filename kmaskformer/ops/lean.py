@@ -25,16 +25,16 @@ def gelu(x: Any) -> Any:
 
 
 @ops.custom_gradient
-def lean_gelu(x: Any) -> tuple[Any, Any]:
-    """`gelu` for training."""
+def gelu_with_gradient(x: Any) -> tuple[Any, Any]:
+    """`gelu`, whose gradient shares the error function with it; for training, where both are computed at once."""
+    scaled = x * (1.0 / math.sqrt(2.0))
+    probability = 0.5 + 0.5 * ops.erf(scaled)
 
     def gradient(upstream: Any) -> Any:
-        again = _later(x, upstream)
-        probability = 0.5 * (1.0 + ops.erf(again * (1.0 / math.sqrt(2.0))))
-        density = ops.exp(-0.5 * again * again) * (1.0 / math.sqrt(2.0 * math.pi))
-        return upstream * (probability + again * density)
+        slope = scaled * ops.exp(-ops.square(scaled)) * (1.0 / math.sqrt(math.pi))
+        return upstream * (probability + slope)
 
-    return gelu(x), gradient
+    return x * probability, gradient
 
 
 def lean_norm(x: Any, scale: Any, offset: Any, epsilon: float, mean: Callable[[Any], Any]) -> Any:
@@ -62,8 +62,8 @@ def lean_norm(x: Any, scale: Any, offset: Any, epsilon: float, mean: Callable[[A
             upstream = ops.cast(upstream, "float32")
             inner = upstream * scale
             change = factor * (inner - mean(inner) - normalized * mean(inner * normalized))
-            rows = tuple(range(len(x.shape) - len(scale.shape)))
-            return ops.cast(change, x.dtype), ops.sum(upstream * normalized, axis=rows), ops.sum(upstream, axis=rows)
+            sums = [_sum_over_rows(values, scale.shape) for values in (upstream * normalized, upstream)]
+            return ops.cast(change, x.dtype), *sums
 
         return ops.cast(centered * factor * scale + offset, x.dtype), gradient
 
@@ -76,6 +76,62 @@ def _later(x: Any, upstream: Any) -> Any:
 
     with tf.control_dependencies([upstream]):
         return tf.identity(x)
+
+
+def _sum_over_rows(x: Any, shape: Sequence[int]) -> Any:
+    """Sum of `(..., *shape)` over all but the last axes.
+
+    As a product with ones it took a third of the time of `Sum`. `BiasAddGrad` adds up bfloat16 in bfloat16, and loses
+    all digits over many rows.
+    """
+    import tensorflow as tf
+
+    rows = tf.reshape(x, (-1, math.prod(shape)))
+    return tf.reshape(tf.linalg.matvec(rows, tf.ones(tf.shape(rows)[0], rows.dtype), transpose_a=True), shape)
+
+
+def add_bias(x: Any, bias: Any, training: bool | None) -> Any:
+    """`x + bias`, whose gradient for the bias is right in half precision too.
+
+    On a CPU TensorFlow adds it up in the type of `x`: in bfloat16, over the pixels of two 128x128 maps, it was off by
+    nine tenths.
+
+    Args:
+        x: `(..., channels)`.
+        bias: `(channels,)`, a tensor or variable.
+        training: Whether gradients will be asked for.
+    """
+    if not lean_functions_help(training) or keras.backend.standardize_dtype(x.dtype) == "float32":
+        return ops.add(x, bias)
+
+    @ops.custom_gradient
+    def add(x: Any, bias: Any) -> tuple[Any, Any]:
+        return ops.add(x, bias), lambda upstream: (upstream, _sum_over_rows(upstream, bias.shape))
+
+    return add(x, ops.copy(bias))
+
+
+def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
+    """`function(*inputs)` for training: the inputs alone are kept, and the backward pass computes the rest again.
+
+    Args:
+        function: Takes tensors to one tensor, and reads no variables.
+        inputs: Floating-point tensors, to which gradients flow.
+    """
+    import tensorflow as tf
+
+    @ops.custom_gradient
+    def outputs_of(*inputs: Any) -> tuple[Any, Any]:
+        def gradient(upstream: Any) -> list[Any]:
+            again = [_later(x, upstream) for x in inputs]
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                outputs = function(*again)
+            return tape.gradient(outputs, again, upstream)
+
+        return function(*inputs), gradient
+
+    return outputs_of(*inputs)
 
 
 def lean_dense(prepare: Callable[..., Any], x: Any, parameters: Sequence[Any], kernel: Any, bias: Any) -> Any:
@@ -108,7 +164,8 @@ def lean_dense(prepare: Callable[..., Any], x: Any, parameters: Sequence[Any], k
             change = ops.reshape(tf.matmul(upstream, kernel, transpose_b=True), ops.shape(prepared))
             changes = tape.gradient(prepared, [again, *parameters], change)
             rows = ops.reshape(prepared, (-1, kernel.shape[0]))
-            return changes[0], tf.matmul(rows, upstream, transpose_a=True), ops.sum(upstream, axis=0), *changes[1:]
+            kernel_change = tf.matmul(rows, upstream, transpose_a=True)
+            return changes[0], kernel_change, _sum_over_rows(upstream, bias.shape), *changes[1:]
 
         return outputs, gradient
 
