@@ -52,7 +52,8 @@ class MeanIoU:
         self.ignore_value = ignore_value
         self.class_names = checked_class_names(class_names, num_classes)
         self.void_to_class = void_to_class
-        self._cells_of_byte = self._row_cells(np.arange(256)), self._columns(np.arange(256))
+        # The cell of `256 * true + predicted`.
+        self._cells_of_bytes = np.add.outer(self._row_cells(np.arange(256)), self._columns(np.arange(256))).reshape(-1)
         self.reset()
 
     @classmethod
@@ -93,8 +94,7 @@ class MeanIoU:
         Raises:
             ValueError: If `true` holds another value.
         """
-        cells = self._cells_of_byte[0].take(true) if _is_byte(true) else self._row_cells(true)
-        cells += self._cells_of_byte[1].take(predicted) if _is_byte(predicted) else self._columns(predicted)
+        cells = self._cells(true, predicted)
         if cells.max(initial=0) >= self._counts.size:
             self._raise_bad_truth(true)
         add_to_cells(self._counts, cells, lengths)
@@ -151,6 +151,14 @@ class MeanIoU:
         for key, values in (("IoU", iou), ("ACC", accuracy)):
             scores.update({f"{key}/{name}": float(v) for name, v in zip(self.class_names, values, strict=True)})
         return scores
+
+    def _cells(self, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        if not (_is_byte(true) and _is_byte(predicted)):
+            return self._row_cells(true) + self._columns(predicted)
+        pairs = true.astype(np.uint16)
+        pairs <<= 8
+        pairs |= predicted
+        return self._cells_of_bytes.take(pairs)
 
     def _row_cells(self, true: np.ndarray) -> np.ndarray:
         """First cell of each value's row in the flat counts; beyond the last cell for what is no truth."""

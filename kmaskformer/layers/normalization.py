@@ -40,10 +40,14 @@ class FrozenBatchNormalization(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Normalises the last axis of `inputs`, any rank; the shape does not change."""
-        multiplier = self.scale * ops.rsqrt(self.variance + self.epsilon)
-        addend = self.offset - self.mean * multiplier
+        multiplier, addend = self.constants()
         outputs = ops.cast(inputs, multiplier.dtype) * multiplier + addend
         return ops.cast(outputs, self.compute_dtype)
+
+    def constants(self) -> tuple[Any, Any]:
+        """What inputs are multiplied by, and what is added then; `(channels,)` float32."""
+        multiplier = self.scale * ops.rsqrt(self.variance + self.epsilon)
+        return multiplier, self.offset - self.mean * multiplier
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape

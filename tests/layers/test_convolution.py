@@ -44,6 +44,28 @@ def test_norm_and_activation_follow(rng):
     assert [v.path for v in layer.trainable_variables] == ["conv/kernel"]
 
 
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_a_frozen_norm_is_the_same_inside_the_kernel(use_bias, precision, rng):
+    """Inference folds it; statistics are those of the outputs, whose means are far from 0."""
+    layer = Convolution(16, 3, norm="frozen", use_bias=use_bias, activation="relu", dtype=precision)
+    x = np.abs(rng.standard_normal((2, 9, 9, 8))).astype("float32")
+    layer.build(x.shape)
+    plain = by_hand(x, np.asarray(layer.kernel), 1, 1)
+    if use_bias:
+        layer.bias.assign(rng.standard_normal(16))
+        plain = plain + np.asarray(layer.bias)
+    mean, variance = plain.mean((0, 1, 2)), plain.var((0, 1, 2))
+    scale, offset = rng.uniform(0.5, 2, 16), rng.standard_normal(16)
+    for name, value in {"mean": mean, "variance": variance, "scale": scale, "offset": offset}.items():
+        getattr(layer.norm, name).assign(value)
+    expected = np.maximum((plain - mean) / np.sqrt(variance + 1e-5) * scale + offset, 0)
+    for training in (False, True):
+        found = keras.ops.cast(layer(x, training=training), "float32")
+        tolerance = 1e-5 if precision == "float32" else 2e-2
+        np.testing.assert_allclose(found, expected, atol=tolerance * expected.max())
+
+
 @pytest.mark.parametrize(("norm", "use_bias", "expected"), [(None, None, 2), ("frozen", None, 1), ("frozen", True, 2)])
 def test_bias_exists_where_no_norm_follows(norm, use_bias, expected):
     layer = Convolution(4, 3, norm=norm, use_bias=use_bias)
