@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kmaskformer.ops.lean import lean_functions_help, lean_norm
+from kmaskformer.ops.lean import lean_functions_help, lean_norm, norm
 
 EPSILON = 1e-5
 NORM_KINDS = ("frozen", "batch", "group", "layer")
@@ -73,19 +73,22 @@ class GroupNormalization(keras.layers.GroupNormalization):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Normalises the channels of each group over the whole map; the shape does not change."""
         if lean_functions_help(training) and self.scale and self.center:
-            shape = (self.groups, -1)
-            values = (ops.reshape(ops.cast(weight, "float32"), shape) for weight in (self.gamma, self.beta))
-            x = lean_norm(self._grouped(inputs), *values, self.epsilon, _map_mean)
+            x = lean_norm(self._grouped(inputs), *self._values(), self.epsilon, _map_mean)
             return ops.cast(ops.reshape(x, ops.shape(inputs)), self.compute_dtype)
         x = self._grouped(ops.cast(inputs, "float32"))
         x = x - _map_mean(x)
-        x = x * ops.rsqrt(_map_mean(ops.square(x)) + self.epsilon)
-        x = ops.reshape(x, ops.shape(inputs))
-        if self.scale:
-            x = x * ops.cast(self.gamma, "float32")
-        if self.center:
-            x = x + ops.cast(self.beta, "float32")
-        return ops.cast(x, self.compute_dtype)
+        factor = ops.rsqrt(_map_mean(ops.square(x)) + self.epsilon)
+        scale, offset = self._values()
+        # The small tensors first: each product with the map is one more pass over its memory.
+        x = x * (factor if scale is None else factor * scale)
+        x = x if offset is None else x + offset
+        return ops.cast(ops.reshape(x, ops.shape(inputs)), self.compute_dtype)
+
+    def _values(self) -> list[Any]:
+        """Scale and offset, `(groups, channels of a group)` float32 or None."""
+        weights = (self.gamma if self.scale else None, self.beta if self.center else None)
+        shape = (self.groups, -1)
+        return [None if weight is None else ops.reshape(ops.cast(weight, "float32"), shape) for weight in weights]
 
     def _grouped(self, x: Any) -> Any:
         batch, height, width, channels = ops.shape(x)
@@ -94,13 +97,14 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
 @keras.saving.register_keras_serializable(package="kmaskformer")
 class LayerNormalization(keras.layers.LayerNormalization):
-    """Keras' layer, of which TensorFlow keeps the input alone for the backward pass."""
+    """Keras' layer in fewer passes over the memory, of which TensorFlow keeps the input alone for the backward pass."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Normalises the last axis; the shape does not change."""
-        if not lean_functions_help(training):
-            return super().call(inputs)
-        return self.normalize(inputs, *self.parameters())
+        if lean_functions_help(training):
+            return self.normalize(inputs, *self.parameters())
+        scale, offset = (ops.cast(weight, "float32") for weight in (self.gamma, self.beta))
+        return ops.cast(norm(inputs, scale, offset, self.epsilon, _channel_mean), self.compute_dtype)
 
     def parameters(self) -> tuple[Any, Any]:
         """Scale and offset, `(channels,)` float32; values, for a function with its own gradient reads no variables."""

@@ -37,8 +37,8 @@ def gelu_with_gradient(x: Any) -> tuple[Any, Any]:
     return x * probability, gradient
 
 
-def lean_norm(x: Any, scale: Any, offset: Any, epsilon: float, mean: Callable[[Any], Any]) -> Any:
-    """Normalisation for training, in float32: mean 0 and variance 1, then scale and offset.
+def norm(x: Any, scale: Any, offset: Any, epsilon: float, mean: Callable[[Any], Any]) -> Any:
+    """Normalisation in float32: mean 0 and variance 1, then scale and offset.
 
     Args:
         x: Any shape.
@@ -50,12 +50,16 @@ def lean_norm(x: Any, scale: Any, offset: Any, epsilon: float, mean: Callable[[A
     Returns:
         Shape and dtype of `x`.
     """
+    _, centered, factor = _moments(x, epsilon, mean)
+    return ops.cast(centered * factor * scale + offset, x.dtype)
+
+
+def lean_norm(x: Any, scale: Any, offset: Any, epsilon: float, mean: Callable[[Any], Any]) -> Any:
+    """`norm` for training."""
 
     @ops.custom_gradient
-    def norm(x: Any, scale: Any, offset: Any) -> tuple[Any, Any]:
-        middle = mean(ops.cast(x, "float32"))
-        centered = ops.cast(x, "float32") - middle
-        factor = ops.rsqrt(mean(ops.square(centered)) + epsilon)
+    def forward(x: Any, scale: Any, offset: Any) -> tuple[Any, Any]:
+        middle, centered, factor = _moments(x, epsilon, mean)
 
         def gradient(upstream: Any) -> tuple[Any, Any, Any]:
             normalized = (ops.cast(_later(x, upstream), "float32") - middle) * factor
@@ -67,7 +71,15 @@ def lean_norm(x: Any, scale: Any, offset: Any, epsilon: float, mean: Callable[[A
 
         return ops.cast(centered * factor * scale + offset, x.dtype), gradient
 
-    return norm(x, scale, offset)
+    return forward(x, scale, offset)
+
+
+def _moments(x: Any, epsilon: float, mean: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
+    """The mean of `x`, `x` without it, and what brings that to variance 1; float32."""
+    x = ops.cast(x, "float32")
+    middle = mean(x)
+    centered = x - middle
+    return middle, centered, ops.rsqrt(mean(ops.square(centered)) + epsilon)
 
 
 def _later(x: Any, upstream: Any) -> Any:
