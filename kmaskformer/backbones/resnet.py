@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -231,7 +232,9 @@ class ResNetStage(keras.layers.Layer):
         """`(batch, height, width, channels)` to `(batch, height/strides, width/strides, filters)`."""
         x = inputs
         for block in self.blocks:
-            x = keras.remat(block)(x) if self.recompute and training else block(x)
+            # Told what it is: the second computation is outside of this call, where a layer cannot know.
+            step = functools.partial(block, training=training)
+            x = keras.remat(step)(x) if self.recompute and training else step(x)
         return x
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -277,12 +280,12 @@ class ResidualBlock(keras.layers.Layer):
             convolution.build(input_shape)
             input_shape = convolution.compute_output_shape(input_shape)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """`(batch, height, width, channels)` to `(batch, height/strides, width/strides, filters)`."""
         x = inputs
         for convolution in self.branch:
-            x = convolution(x)
-        shortcut = inputs if self.shortcut is None else self.shortcut(inputs)
+            x = convolution(x, training=training)
+        shortcut = inputs if self.shortcut is None else self.shortcut(inputs, training=training)
         return ops.relu(x + shortcut)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

@@ -75,7 +75,8 @@ class Convolution(keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Convolves `(batch, height, width, channels)`; an output side is `floor((side - 1) / strides) + 1`."""
         kernel, bias, norm = self.kernel, self.bias, self.norm
-        if self.norm_kind == "frozen" and not training:
+        # In float16 a kernel divided by a tiny deviation may overflow.
+        if self.norm_kind == "frozen" and not training and self.compute_dtype != "float16":
             kernel, bias = self._folded()
             norm = None
         margin = self.dilation * (self.kernel_size // 2)

@@ -35,7 +35,10 @@ class Dense(keras.layers.Dense):
 
     def after(self, prepare: Callable[..., Any], x: Any, *parameters: Any) -> Any:
         """The layer's output for `prepare(x, *parameters)` in training, of which `x` alone is kept."""
-        kernel, bias = (None if weight is None else ops.copy(weight) for weight in (self.kernel, self.bias))
+        kernel, bias = (
+            None if weight is None else ops.copy(ops.cast(weight, self.compute_dtype))
+            for weight in (self.kernel, self.bias)
+        )
         return lean_dense(prepare, x, parameters, kernel, bias)
 
 

@@ -101,10 +101,18 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Normalises the last axis; the shape does not change."""
+        if not self._is_plain(len(inputs.shape)):
+            return super().call(inputs)
         if lean_functions_help(training):
             return self.normalize(inputs, *self.parameters())
         scale, offset = (ops.cast(weight, "float32") for weight in (self.gamma, self.beta))
         return ops.cast(norm(inputs, scale, offset, self.epsilon, _channel_mean), self.compute_dtype)
+
+    def _is_plain(self, rank: int) -> bool:
+        """Whether the last axis is normalised, scaled and moved, and float32 is exact enough."""
+        axes = self.axis if isinstance(self.axis, list | tuple) else [self.axis]
+        is_last = [axis % rank for axis in axes] == [rank - 1]
+        return is_last and self.scale and self.center and not self.rms_scaling and self.compute_dtype != "float64"
 
     def parameters(self) -> tuple[Any, Any]:
         """Scale and offset, `(channels,)` float32; values, for a function with its own gradient reads no variables."""

@@ -97,7 +97,7 @@ class WindowAttention(keras.layers.Layer):
         else:
             mixed = self._attend(*inputs, window_mask)
         mixed = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, length, self.dim))
-        return self.drop(self.proj(mixed))
+        return self.drop(self.proj(mixed, training=training))
 
     def _attend(self, query: Any, key: Any, value: Any, position_bias: Any, window_mask: Any) -> Any:
         """Values `(windows, heads, pixels, channels)` mixed by the products of scaled queries and keys."""
@@ -129,7 +129,7 @@ class WindowAttention(keras.layers.Layer):
         """`(heads, query pixel, key pixel)` float32."""
         length = self.window_size**2
         bias = ops.take(self.relative_position_bias_table, self.relative_position_index.reshape(-1), axis=0)
-        return ops.transpose(ops.reshape(bias, (length, length, self.num_heads)), (2, 0, 1))
+        return ops.cast(ops.transpose(ops.reshape(bias, (length, length, self.num_heads)), (2, 0, 1)), "float32")
 
 
 def relative_position_index(window_size: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import pytest
 
 from kmaskformer.backbones.resnet import ResNet
 from kmaskformer.backbones.swin import SwinTransformer
+from kmaskformer.layers.convolution import Convolution
 
 tf = pytest.importorskip("tensorflow")
 
@@ -31,7 +32,7 @@ def gradients(kind: str, images: np.ndarray, jit_compile: bool, **options) -> tu
         with tf.GradientTape() as tape:
             features = backbone(images, training=True)
             loss = sum(
-                tf.reduce_sum(feature * tf.random.stateless_normal(tf.shape(feature), (1, index)))
+                tf.reduce_sum(tf.cast(feature, "float32") * tf.random.stateless_normal(tf.shape(feature), (1, index)))
                 for index, feature in enumerate(features.values())
             )
         # Some are sparse: those of the tables of position biases.
@@ -51,6 +52,23 @@ def test_gradients_are_the_same(kind, jit_compile, rng):
     for one, other in zip([*kept, *expected], [*again, *received], strict=True):
         scale = np.abs(one).max() + 1e-12
         np.testing.assert_allclose(other / scale, one / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["swin", "resnet"])
+def test_the_second_time_is_the_first_in_half_precision(kind, rng):
+    """The second computation is outside of Keras' call, where weights are not cast and `training` is not known."""
+    images = rng.normal(size=(2, 32, 32, 3)).astype("float32")
+    (kept, expected), (again, received) = (
+        gradients(kind, images, False, recompute=recompute, dtype="mixed_bfloat16") for recompute in (False, True)
+    )
+    for one, other in zip([*kept, *expected], [*again, *received], strict=True):
+        one, other = (np.asarray(tf.cast(x, "float32"), np.float64) for x in (one, other))
+        assert np.linalg.norm(other - one) <= 1e-2 * np.linalg.norm(one) + 1e-6
+
+
+def test_frozen_norms_stay_outside_of_kernels_the_second_time(monkeypatch, rng):
+    monkeypatch.setattr(Convolution, "_folded", lambda layer: pytest.fail("folded in training"))
+    gradients("resnet", rng.normal(size=(1, 32, 32, 3)).astype("float32"), False, recompute=True)
 
 
 def test_what_would_differ_the_second_time_is_refused():

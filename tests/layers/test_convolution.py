@@ -73,6 +73,17 @@ def test_bias_exists_where_no_norm_follows(norm, use_bias, expected):
     assert len(layer.trainable_variables) == expected
 
 
+def test_a_frozen_norm_of_a_tiny_variance_does_not_overflow_in_float16():
+    layer = Convolution(4, 1, norm="frozen", dtype="mixed_float16")
+    layer.build((1, 1, 1, 4))
+    layer.kernel.assign(300 * np.eye(4)[None, None])
+    layer.norm.variance.assign(np.full(4, 1e-9))
+    layer.norm.mean.assign(np.full(4, 0.3))
+    outputs = [np.asarray(layer(np.full((1, 1, 1, 4), 1e-3), training=training)) for training in (False, True)]
+    assert np.isfinite(outputs[0]).all()
+    np.testing.assert_array_equal(*outputs)
+
+
 def test_config_round_trip():
     layer = Convolution(4, 3, strides=2, norm="batch", activation="relu", kernel_initializer="glorot_uniform")
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))

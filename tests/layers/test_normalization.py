@@ -101,3 +101,15 @@ def test_unknown_kind_is_named():
         ValueError, match=r"must be one of \('frozen', 'batch', 'group', 'layer'\). Received: kind='GN'"
     ):
         make_norm("GN", "norm")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"dtype": "float64"}, {"center": False}, {"scale": False}, {"axis": 1}, {"axis": (1, 2, 3)}],
+    ids=["float64", "no offset", "no scale", "another axis", "several axes"],
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_layer_norm_has_the_options_of_keras(options, training, rng):
+    x = rng.standard_normal((2, 4, 5, 6)) + 1000
+    layer, expected = make_norm("layer", "norm", **options), keras.layers.LayerNormalization(epsilon=1e-5, **options)
+    np.testing.assert_allclose(layer(x, training=training), expected(x), rtol=1e-12)

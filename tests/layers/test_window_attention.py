@@ -95,3 +95,15 @@ def test_padding_is_on_the_right_and_bottom(rng):
     np.testing.assert_array_equal(padded[:, :5], x)
     assert not padded[:, 5:].any()
     assert pad_to_multiple(padded, 4) is padded
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_attention_in_one_precision_throughout(dtype, training, rng):
+    layer, exact = (WindowAttention(8, num_heads=2, window_size=2, dtype=one) for one in (dtype, "float32"))
+    windows = rng.standard_normal((3, 4, 8)).astype("float32")
+    for one in (layer, exact):
+        one.build(windows.shape)
+    layer.set_weights(exact.get_weights())
+    found = keras.ops.cast(layer(windows, training=training), "float32")
+    np.testing.assert_allclose(found, exact(windows), atol=1e-5 if dtype == "float64" else 3e-2)

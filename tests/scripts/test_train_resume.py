@@ -31,8 +31,13 @@ SETTINGS = [
     "optimizer={schedule: {warmup_steps: 5}, ema: 0.9}",
 ]
 
-# Without dropout and statistics of a replica's own, two workers do what one process does.
-EXACT = ["model.transformer_decoder.dropout=0.0", "model.backbone.norm=frozen"]
+# Without dropout and statistics of a replica's own, two workers do what one process does. At the recipe's learning rate
+# AdamW makes 1e-3 of the rounding's 1e-7 in twelve updates.
+EXACT = [
+    "model.transformer_decoder.dropout=0.0",
+    "model.backbone.norm=frozen",
+    "optimizer.learning_rate=1.0e-4",
+]
 
 
 @pytest.fixture()
@@ -118,5 +123,5 @@ def test_two_workers_train_as_one_process_and_go_on_after_one_was_killed(start, 
     assert [worker.wait() for worker in workers] == [0, 0]
     expected, received = losses(one), losses(two)
     assert sorted(received) == sorted(expected)
-    np.testing.assert_allclose([received[step] for step in expected], list(expected.values()), rtol=1e-3)
+    np.testing.assert_allclose([received[step] for step in expected], list(expected.values()), rtol=1e-5)
     assert (two / "model.keras").exists() and (two / "metrics.json").exists()
