@@ -10,8 +10,8 @@ from keras import ops
 def crop_bottom_right(x: Any, height: Any, width: Any) -> Any:
     """The upper left part of a feature map.
 
-    TensorFlow differentiates `x[:, :height, :width]` by an operation that runs on one CPU core, also where nothing is
-    cut off; that of a slice with constant strides is padding, which took a twentieth of its time.
+    TensorFlow differentiates `x[:, :height, :width]` by an operation of its own, also where nothing is cut off; the
+    gradient of `slice` is padding, which took a twentieth of its time on a CPU.
 
     Args:
         x: `(batch, H, W, channels)`.
