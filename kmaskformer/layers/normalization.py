@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kmaskformer.ops.lean import lean_functions_help, lean_norm, norm
+from kmaskformer.ops.lean import lean_functions_help, lean_norm, moments, norm
 
 EPSILON = 1e-5
 NORM_KINDS = ("frozen", "batch", "group", "layer")
@@ -75,9 +75,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
         if lean_functions_help(training) and self.scale and self.center:
             x = lean_norm(self._grouped(inputs), *self._values(), self.epsilon, _map_mean)
             return ops.cast(ops.reshape(x, ops.shape(inputs)), self.compute_dtype)
-        x = self._grouped(ops.cast(inputs, "float32"))
-        x = x - _map_mean(x)
-        factor = ops.rsqrt(_map_mean(ops.square(x)) + self.epsilon)
+        _, x, factor = moments(self._grouped(inputs), self.epsilon, _map_mean)
         scale, offset = self._values()
         # The small tensors first: each product with the map is one more pass over its memory.
         x = x * (factor if scale is None else factor * scale)

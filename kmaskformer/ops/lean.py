@@ -50,7 +50,7 @@ def norm(x: Any, scale: Any, offset: Any, epsilon: float, mean: Callable[[Any], 
     Returns:
         Shape and dtype of `x`.
     """
-    _, centered, factor = _moments(x, epsilon, mean)
+    _, centered, factor = moments(x, epsilon, mean)
     return ops.cast(centered * factor * scale + offset, x.dtype)
 
 
@@ -59,7 +59,7 @@ def lean_norm(x: Any, scale: Any, offset: Any, epsilon: float, mean: Callable[[A
 
     @ops.custom_gradient
     def forward(x: Any, scale: Any, offset: Any) -> tuple[Any, Any]:
-        middle, centered, factor = _moments(x, epsilon, mean)
+        middle, centered, factor = moments(x, epsilon, mean)
 
         def gradient(upstream: Any) -> tuple[Any, Any, Any]:
             normalized = (ops.cast(_later(x, upstream), "float32") - middle) * factor
@@ -74,7 +74,7 @@ def lean_norm(x: Any, scale: Any, offset: Any, epsilon: float, mean: Callable[[A
     return forward(x, scale, offset)
 
 
-def _moments(x: Any, epsilon: float, mean: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
+def moments(x: Any, epsilon: float, mean: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
     """The mean of `x`, `x` without it, and what brings that to variance 1; float32."""
     x = ops.cast(x, "float32")
     middle = mean(x)
